@@ -1,0 +1,19 @@
+"""The benchmarks, by name. Each is a function that takes a Bench, measures its rounds and returns its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.bench import Bench
+from benchmarks.cases import batch, claim, hold, latency, life, post, start
+from benchmarks.figures import Row
+
+CASES: dict[str, Callable[[Bench], list[Row]]] = {
+    "post": post.run,
+    "life": life.run,
+    "latency": latency.run,
+    "claim": claim.run,
+    "batch": batch.run,
+    "hold": hold.run,
+    "start": start.run,
+}

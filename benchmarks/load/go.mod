@@ -1,0 +1,3 @@
+module tasks-gateway/benchmarks/load
+
+go 1.23
