@@ -1,0 +1,168 @@
+"""From ASGI to a handler and back, without request or response objects in between: this is the hot path.
+
+A handler takes a Call and returns a Reply, or raises a Refusal.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.api import problems
+from gateway.errors import BodyTooLarge, InternalError, InvalidParameter, Refusal, UnsupportedEncoding
+
+log = logging.getLogger("gateway.http")
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_JSON = (b"content-type", b"application/json")
+_PROBLEM = (b"content-type", b"application/problem+json")
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_start_of_ids = secrets.token_hex(6)
+_number_of_ids = itertools.count(1)
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was whole. There is nobody to answer."""
+
+
+class Call:
+    """One request. headers: lower-case names; id: what the path's `{..}` held."""
+
+    __slots__ = ("headers", "id", "jobs", "method", "receive", "request_id", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, id: str, *, jobs: bool) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.id = id
+        self.jobs = jobs
+        given = self.headers.get(b"x-request-id")
+        if given is not None and _SANE_ID.fullmatch(given):
+            self.request_id = given.decode()
+        else:
+            self.request_id = f"{_start_of_ids}-{next(_number_of_ids):x}"
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Read the whole body. Raises BodyTooLarge, UnsupportedEncoding, ClientGone."""
+        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UnsupportedEncoding()
+        declared = self.headers.get(b"content-length")
+        if declared is not None and int(declared) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(body) > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            return body
+        parts, size = [body], len(body)
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def query(self, *known: str, repeated: tuple[str, ...] = ()) -> dict[str, list[str]]:
+        """Read the query. Raises InvalidParameter for one not known, or given twice without being `repeated`."""
+        raw = self.scope["query_string"]
+        if not raw:
+            return {}
+        try:
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=400)
+        except (UnicodeDecodeError, ValueError):
+            raise InvalidParameter("query", "is not valid percent-encoded UTF-8") from None
+        found: dict[str, list[str]] = {}
+        for name, value in pairs:
+            if name not in known and name not in repeated:
+                raise InvalidParameter(
+                    name[:100], f"is not known here; known: {', '.join((*known, *repeated)) or 'none'}"
+                )
+            if name in found and name not in repeated:
+                raise InvalidParameter(name, "is given twice")
+            found.setdefault(name, []).append(value)
+        return found
+
+    @property
+    def connection(self) -> Any:
+        """The server's view of the connection (see server.py), or None under another server."""
+        return self.scope.get("extensions", {}).get("gateway.connection")
+
+
+class Reply:
+    """An answer. undelivered: called instead of sending when the client is known to be gone."""
+
+    __slots__ = ("body", "headers", "media", "status", "undelivered")
+
+    def __init__(
+        self, status: int, body: bytes = b"", headers: tuple[tuple[bytes, bytes], ...] = (), *,
+        media: tuple[bytes, bytes] = _JSON, undelivered: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self.media = media
+        self.undelivered = undelivered
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Endpoint:
+    """A route's handler as an ASGI application. observe: told (route, status) after each request."""
+
+    __slots__ = ("_handler", "_observe", "_route")
+
+    def __init__(self, route: str, handler: Handler, observe: Callable[[str, int], None]) -> None:
+        self._route = route
+        self._handler = handler
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, id: str = "", *, jobs: bool = False) -> None:
+        call = Call(scope, receive, id, jobs=jobs)
+        try:
+            reply = await self._handler(call)
+        except Refusal as refusal:
+            reply = refusal_reply(refusal, call.request_id)
+        except ClientGone:
+            return
+        except Exception:
+            log.exception("failed to answer", extra={"route": self._route, "request_id": call.request_id})
+            reply = refusal_reply(InternalError(), call.request_id)
+        if reply.undelivered is not None and (call.connection is not None and call.connection.closed):
+            reply.undelivered()
+            return
+        await _send(send, reply, call.request_id)
+        self._observe(self._route, reply.status)
+
+
+def refusal_reply(refusal: Refusal, request_id: str) -> Reply:
+    """A refusal as a reply."""
+    return Reply(
+        problems.status_of(refusal),
+        problems.encode(refusal, request_id),
+        tuple(problems.headers(refusal)),
+        media=_PROBLEM,
+    )
+
+
+async def _send(send: Send, reply: Reply, request_id: str) -> None:
+    headers = [*_ALWAYS, *reply.headers, (b"x-request-id", request_id.encode())]
+    if reply.status not in (204, 304):
+        headers.append(reply.media)
+        headers.append((b"content-length", b"%d" % len(reply.body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,168 @@
+"""What probes and operators call: health, metrics, queues. Protocol, section 4."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from gateway import __version__, metrics
+from gateway.api.endpoint import Call, Reply
+from gateway.api.messages import HealthReply, LiveReply, QueueList, QueueRecord, ReadyReply
+from gateway.api.replies import encode
+from gateway.errors import InvalidId, QueueNotFound, Refusal, StoreUnavailable
+from gateway.metrics import Metrics
+from gateway.redis_watch import RedisWatch
+from gateway.store.inspector import Inspector, QueueStats
+from gateway.store.registry import Registry
+from gateway.store.task_store import TaskStore
+from gateway.task_manager import TaskManager
+from gateway.tasks import DEFAULT_TENANT, JOB_TYPE, Queue
+
+_FRESH_SECONDS = 0.5
+_PROBE_SECONDS = 2.0
+_WORKER_RECENT_MS = 60_000
+_TEXT = (b"content-type", metrics.CONTENT_TYPE.encode())
+
+
+class Operators:
+    """Handlers for probes and operators. Counts are at most half a second old, so that probes cannot load Redis."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        inspector: Inspector,
+        registry: Registry,
+        manager: TaskManager,
+        watch: RedisWatch,
+        meter: Metrics,
+    ) -> None:
+        self._store = store
+        self._inspector = inspector
+        self._registry = registry
+        self._manager = manager
+        self._watch = watch
+        self._meter = meter
+        self._counts: list[tuple[Queue, QueueStats]] = []
+        self._counted_at = float("-inf")
+        self._counting: asyncio.Task[list[tuple[Queue, QueueStats]]] | None = None
+
+    async def health(self, call: Call) -> Reply:
+        """GET /health. 200, 503 (Redis away, or draining)."""
+        call.query()
+        counts: list[tuple[Queue, QueueStats]] = []
+        workers, answers = 0, True
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                counts = await self._count()
+                since_ms = self._store.now_ms() - _WORKER_RECENT_MS
+                workers = len(await self._registry.workers(DEFAULT_TENANT, since_ms))
+        except (Refusal, TimeoutError):
+            answers = False
+        stats = [stats for _, stats in counts]
+        draining = self._manager.closed
+        reply = HealthReply(
+            status="draining" if draining else "ok" if answers else "unavailable",
+            version=__version__,
+            redis="ok" if answers else "away",
+            workers=workers,
+            queue_depth=sum(one.ready + one.due for one in stats),
+            processing=sum(one.leased for one in stats),
+            scheduled=sum(one.due for one in stats),
+            failed=sum(one.failed for one in stats),
+            oldest_pending_seconds=max((one.oldest_ms for one in stats), default=0) / 1000,
+            open_polls=self._manager.open_polls,
+            warnings=self._watch.warnings,
+        )
+        return Reply(200 if reply.status == "ok" else 503, encode(reply), _retry_after(reply.status == "ok"))
+
+    async def live(self, call: Call) -> Reply:
+        """GET /health/live. 200."""
+        call.query()
+        return Reply(200, encode(LiveReply()))
+
+    async def ready(self, call: Call) -> Reply:
+        """GET /health/ready. 200, 503 (Redis away or unfit, or draining)."""
+        call.query()
+        if self._manager.closed:
+            return Reply(
+                503, encode(ReadyReply(status="draining", reason="the gateway is shutting down")), _retry_after(False)
+            )
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await self._registry.ping()
+        except (StoreUnavailable, TimeoutError):
+            return Reply(
+                503, encode(ReadyReply(status="unavailable", reason="Redis does not answer")), _retry_after(False)
+            )
+        if not self._watch.ready:
+            reason = "; ".join(self._watch.warnings) or "Redis was not checked yet"
+            return Reply(503, encode(ReadyReply(status="unavailable", reason=reason)), _retry_after(False))
+        return Reply(200, encode(ReadyReply(status="ok")))
+
+    async def metrics(self, call: Call) -> Reply:
+        """GET /metrics. 200. Without Redis: what this process counted itself."""
+        call.query()
+        self._meter.open_polls(self._manager.open_polls)
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                counts = await self._count()
+        except (Refusal, TimeoutError):
+            counts = []
+        named = [(queue.job_type, stats) for queue, stats in counts if queue.tenant == DEFAULT_TENANT]
+        return Reply(200, self._meter.render(named), media=_TEXT)
+
+    async def queues(self, call: Call) -> Reply:
+        """GET /queues. 200."""
+        call.query()
+        counts = await self._count()
+        records = [self._record(queue, stats) for queue, stats in counts if queue.tenant == DEFAULT_TENANT]
+        return Reply(200, encode(QueueList(queues=records)))
+
+    async def queue(self, call: Call) -> Reply:
+        """GET /queues/{job_type}. 200, 400, 404."""
+        call.query()
+        if not JOB_TYPE.fullmatch(call.id):
+            raise InvalidId()
+        queue = Queue(DEFAULT_TENANT, call.id)
+        (stats,) = await self._inspector.stats([queue])
+        if not any((stats.ready, stats.due, stats.leased, stats.totals)):
+            raise QueueNotFound(call.id)
+        return Reply(200, encode(self._record(queue, stats)))
+
+    def _record(self, queue: Queue, stats: QueueStats) -> QueueRecord:
+        return QueueRecord(
+            job_type=queue.job_type,
+            pending=stats.ready,
+            scheduled=stats.due,
+            processing=stats.leased,
+            completed=stats.completed,
+            failed=stats.failed,
+            cancelled=stats.cancelled,
+            max_pending=self._store.queue_limit,
+            oldest_pending_seconds=stats.oldest_ms / 1000,
+            totals=stats.totals,
+        )
+
+    async def _count(self) -> list[tuple[Queue, QueueStats]]:
+        """Count all queues; everybody who asks at once shares one count."""
+        if time.monotonic() - self._counted_at < _FRESH_SECONDS:
+            return self._counts
+        if self._counting is None:
+            self._counting = asyncio.get_running_loop().create_task(self._count_now())
+            self._counting.add_done_callback(self._counted)
+        return await asyncio.shield(self._counting)
+
+    async def _count_now(self) -> list[tuple[Queue, QueueStats]]:
+        queues = await self._registry.queues()
+        self._counts = list(zip(queues, await self._inspector.stats(queues), strict=True))
+        self._counted_at = time.monotonic()
+        return self._counts
+
+    def _counted(self, task: asyncio.Task[list[tuple[Queue, QueueStats]]]) -> None:
+        self._counting = None
+        if not task.cancelled():
+            task.exception()  # every asker hears it; nobody may be left to
+
+
+def _retry_after(ok: bool) -> tuple[tuple[bytes, bytes], ...]:
+    return () if ok else ((b"retry-after", b"1"),)

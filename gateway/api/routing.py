@@ -1,0 +1,59 @@
+"""Finds a route in two dictionary look-ups, however many there are.
+
+Every path of ours is fixed words with at most one variable, in second place: `/tasks/{id}/complete`.
+"""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.endpoint import Call, Endpoint, Reply
+from gateway.errors import MethodNotAllowed, RouteNotFound
+
+_JOBS = "/api/v1/jobs"
+
+
+class Router:
+    """An ASGI application over a table of (methods, path, endpoint)."""
+
+    def __init__(self, routes: list[tuple[str, str, Endpoint]]) -> None:
+        self._table: dict[tuple[str, ...], dict[str, Endpoint]] = {}
+        for methods, path, endpoint in routes:
+            words = tuple("{}" if word.startswith("{") else word for word in path.split("/")[1:])
+            for method in methods.split():
+                self._table.setdefault(words, {})[method] = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        jobs = path.startswith(_JOBS) and path[len(_JOBS) : len(_JOBS) + 1] in ("", "/")
+        if jobs:
+            path = "/tasks" + path[len(_JOBS) :]
+        words = path.split("/")[1:]
+        methods = self._table.get(tuple(words))
+        id = ""
+        if methods is None and len(words) > 1 and words[1]:
+            id, words[1] = words[1], "{}"
+            methods = self._table.get(tuple(words))
+        if methods is None:
+            await _not_found(scope, receive, send)
+            return
+        endpoint = methods.get(scope["method"])
+        if endpoint is None:
+            allowed = ", ".join(sorted(methods))
+            await Endpoint("none", _refusing(MethodNotAllowed(allowed)), _ignore)(scope, receive, send)
+            return
+        await endpoint(scope, receive, send, id, jobs=jobs)
+
+
+def _ignore(route: str, status: int) -> None: ...
+
+
+class _refusing:
+    def __init__(self, refusal: MethodNotAllowed | RouteNotFound) -> None:
+        self._refusal = refusal
+
+    async def __call__(self, call: Call) -> Reply:
+        raise self._refusal
+
+
+_not_found = Endpoint("none", _refusing(RouteNotFound()), _ignore)

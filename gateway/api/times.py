@@ -1,0 +1,36 @@
+"""RFC 3339 times on the wire, unix ms inside."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
+
+
+@lru_cache(maxsize=4096)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def format_time(at_ms: int) -> str:
+    """Write unix ms as RFC 3339 in UTC with milliseconds."""
+    second, ms = divmod(at_ms, 1000)
+    return f"{_second(second)}.{ms:03d}Z"
+
+
+def parse_time(text: str) -> int | None:
+    """Read RFC 3339 with a zone as unix ms. None: it is none (no zone, a leap second, a day that is not, ..)."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        return None
+    day, clock, fraction, zone = match.groups()
+    try:
+        at = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+        ms = int(((fraction or ".0") + "00")[1:4])
+        return int(at.timestamp()) * 1000 + ms
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,191 @@
+"""Settings: read once from the environment and a `.env` file. Below the wiring everything takes plain values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta
+
+
+class ConfigError(Exception):
+    """A setting is missing, wrong, or given twice. The gateway refuses to start and says which and why."""
+
+
+def _env(*names: str, about: str, **limits: Any) -> Meta:
+    return Meta(description=about, extra={"env": names}, **limits)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Each field's `env` lists the variables it is read from; they are synonyms."""
+
+    host: Annotated[str, _env("HOST", "APP_HOST", about="Address to listen on.", min_length=1)] = "127.0.0.1"
+    port: Annotated[int, _env("PORT", "APP_PORT", "SERVER_PORT", about="Port to listen on.", ge=0, le=65535)] = 8080
+    redis_url: Annotated[
+        str | None,
+        _env(
+            "REDIS_URL", about="Redis to use, as redis://, rediss:// or unix://. Without it and REDIS_ADDR: embedded."
+        ),
+    ] = None
+    redis_addr: Annotated[str | None, _env("REDIS_ADDR", about="Redis to use, as host:port.")] = None
+    redis_host: Annotated[str | None, _env("REDIS_HOST", about="Redis to use, with REDIS_PORT.")] = None
+    redis_port: Annotated[int, _env("REDIS_PORT", about="Port of REDIS_HOST.", ge=1, le=65535)] = 6379
+    redis_password: Annotated[str | None, _env("REDIS_PASSWORD", about="Password of that Redis.")] = None
+    redis_db: Annotated[int, _env("REDIS_DB", about="Database number of that Redis.", ge=0, le=1_000_000)] = 0
+    redis_key_prefix: Annotated[
+        str,
+        _env(
+            "REDIS_QUEUE_KEY",
+            about="Prefix of our keys, to share one Redis.",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        ),
+    ] = "tg"
+    redis_check: Annotated[
+        Literal["warn", "refuse"],
+        _env(
+            "REDIS_CHECK",
+            about="A Redis without AOF or with an evicting maxmemory-policy: warn, or refuse to be ready.",
+        ),
+    ] = "warn"
+    data_dir: Annotated[str, _env("DATA_DIR", about="Where the embedded Redis keeps its files.", min_length=1)] = (
+        "./data"
+    )
+    appendfsync: Annotated[
+        Literal["always", "everysec"],
+        _env(
+            "APPENDFSYNC", about="Embedded Redis: `always` survives a power cut; `everysec` may lose the last second."
+        ),
+    ] = "always"
+    accept_empty: Annotated[
+        bool, _env("ACCEPT_EMPTY", about="Start once although the embedded Redis came up without the data it had.")
+    ] = False
+    task_queue_size: Annotated[
+        int,
+        _env(
+            "TASK_QUEUE_SIZE", "POOL_SIZE", about="Waiting tasks that one queue holds; more are refused with 503.", ge=1
+        ),
+    ] = 100_000
+    task_workers: Annotated[
+        Annotated[int, Meta(ge=0, le=1000)] | None,
+        _env(
+            "TASK_WORKERS",
+            "WORKERS",
+            "WORKER_COUNT",
+            about="Size of the bundled pool for the `default` queue. `gateway run`: 5 unless set; `gateway serve`: 0.",
+        ),
+    ] = None
+    max_body_bytes: Annotated[
+        int, _env("MAX_BODY_BYTES", about="Largest request body, in bytes.", ge=1024, le=64 * 1024 * 1024)
+    ] = 1024 * 1024
+    max_open_polls: Annotated[
+        int, _env("MAX_OPEN_POLLS", about="Long polls held open by one process; more get 429.", ge=1)
+    ] = 20_000
+    shutdown_timeout_seconds: Annotated[
+        float,
+        _env("SHUTDOWN_TIMEOUT_SECONDS", "SHUTDOWN_TIMEOUT", about="How long a graceful stop may take.", gt=0, le=3600),
+    ] = 20.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _env("LOG_LEVEL", about="Least severe level that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "text"], _env("LOG_FORMAT", about="`auto`: text on a terminal, JSON lines elsewhere.")
+    ] = "auto"
+    rate_limit_per_minute: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _env("RATE_LIMIT_PER_MINUTE", about="Not enforced yet: a warning is logged."),
+    ] = None
+    jwt_secret: Annotated[
+        str | None, _env("JWT_SECRET", about="Not checked yet: the gateway refuses to start rather than ignore it.")
+    ] = None
+    database_url: Annotated[
+        str | None,
+        _env("DATABASE_URL", "DATABASE_DSN", about="Not used: tasks are kept in Redis. A warning is logged."),
+    ] = None
+
+    def embedded_redis(self) -> bool:
+        """Whether the gateway runs a Redis of its own."""
+        return not (self.redis_url or self.redis_addr or self.redis_host)
+
+    def redis_location(self) -> str:
+        """Spell the configured external Redis as a URL, without its password."""
+        if self.redis_url:
+            return self.redis_url
+        address = self.redis_addr or f"{self.redis_host}:{self.redis_port}"
+        return f"redis://{address}/{self.redis_db}"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the configuration table: its variables (synonyms), type, default and meaning."""
+
+    field: str
+    variables: tuple[str, ...]
+    kind: str
+    default: Any
+    about: str
+
+
+def table() -> list[Setting]:
+    """List every setting, in the order of `Settings`."""
+    hints = get_type_hints(Settings, include_extras=True)
+    rows = []
+    for info in msgspec.structs.fields(Settings):
+        bare, meta = get_args(hints[info.name])[:2]
+        rows.append(Setting(info.name, meta.extra["env"], _kind(bare), info.default, meta.description))
+    return rows
+
+
+def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings. environ: os.environ unless given; its variables win over those of env_file.
+
+    Raises ConfigError naming the variable: a value of the wrong type or range, or two spellings of one setting that
+    differ.
+    """
+    found = {name: value for name, value in _file_values(env_file).items() if value is not None}
+    found.update(os.environ if environ is None else environ)
+    values: dict[str, str] = {}
+    for row in table():
+        given = {name: found[name].strip() for name in row.variables if found.get(name, "").strip()}
+        if len(set(given.values())) > 1:
+            raise ConfigError(f"{' and '.join(sorted(given))} are the same setting but differ; set one of them")
+        if given:
+            name, value = next(iter(given.items()))
+            _check(row.field, name, value)
+            values[row.field] = value
+    settings = msgspec.convert(values, Settings, strict=False)
+    if settings.jwt_secret is not None:
+        raise ConfigError(
+            "JWT_SECRET is set, but this version does not check tokens; unset it, or put a proxy in front"
+        )
+    if sum(bool(address) for address in (settings.redis_url, settings.redis_addr, settings.redis_host)) > 1:
+        raise ConfigError("REDIS_URL, REDIS_ADDR and REDIS_HOST name a Redis each; set one of them")
+    return settings
+
+
+def _file_values(env_file: Path | None) -> dict[str, str | None]:
+    if env_file is None or not env_file.is_file():
+        return {}
+    return dotenv_values(env_file, interpolate=False)
+
+
+def _check(field: str, variable: str, value: str) -> None:
+    """Refuse a value alone, so that the message can name its variable but never repeat a secret."""
+    try:
+        msgspec.convert({field: value}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        reason = str(error).split(" - at ")[0]
+        raise ConfigError(f"{variable} is not valid: {reason[:1].lower()}{reason[1:]}") from None
+
+
+def _kind(hint: Any) -> str:
+    options = get_args(hint)
+    if type(None) in options:
+        return _kind(next(option for option in options if option is not type(None)))
+    if options and hint.__class__.__name__ == "_AnnotatedAlias":
+        return _kind(options[0])
+    if options:
+        return " or ".join(f"`{option}`" for option in options)
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[hint]

@@ -1,0 +1,1 @@
+"""Redis. Nothing outside this package imports redis."""

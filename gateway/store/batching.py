@@ -1,0 +1,245 @@
+"""Group commit: while one call to Redis is under way, requests collect; the next call takes them all.
+
+A Link is one connection, used for one pipeline at a time. A Lane is a link with requests in front of it. There is no
+timer: an idle lane sends at once, a busy one sends bigger batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+
+from gateway.errors import InternalError, Refusal, StoreFull, StoreUnavailable
+from gateway.store.keys import QueueKeys
+from gateway.store.scripts import Script
+
+log = logging.getLogger("gateway.store")
+Argument = bytes | str | int
+_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # tuples of any length
+_AWAY = ("LOADING", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "UNKILLABLE")
+
+
+class Link:
+    """One connection to Redis and the discipline of its use: whole pipelines, a deadline, never a half-read reply."""
+
+    def __init__(self, connect: Callable[[], AbstractConnection], timeout_seconds: float) -> None:
+        self._make = connect
+        self._timeout_seconds = timeout_seconds
+        self._connection: AbstractConnection | None = None
+
+    async def call(self, commands: Sequence[bytes], *, repeat: bool) -> list[Any]:
+        """Send packed commands, read as many replies. Error replies come back as exceptions in the list.
+
+        repeat: send again, once, when the connection breaks (only for what is safe to run twice).
+        Raises StoreUnavailable when Redis cannot be reached, breaks off or stays silent.
+        """
+        fresh = self._connection is None
+        try:
+            return await self._attempt(commands)
+        except StoreUnavailable:
+            # A connection that broke while it was idle says nothing about Redis now.
+            if fresh or not repeat:
+                raise
+            return await self._attempt(commands)
+
+    async def _attempt(self, commands: Sequence[bytes]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                connection = self._connection
+                if connection is None:
+                    connection = self._make()
+                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+                    self._connection = connection
+                await connection.send_packed_command([b"".join(commands)], check_health=False)
+                replies: list[Any] = []
+                for _ in commands:
+                    try:
+                        replies.append(await connection.read_response(disable_decoding=True))
+                    except ResponseError as error:
+                        replies.append(error)
+                return replies
+        except (RedisError, OSError, TimeoutError) as error:
+            await self.close()
+            raise StoreUnavailable() from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Drop the connection; the next call makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect(nowait=True)
+            except (RedisError, OSError):
+                pass
+
+
+class Verb(Protocol):
+    """How one script is called with many requests at once."""
+
+    name: str
+    repeat: bool
+    batch: int
+
+    def weight(self, item: Any) -> int:
+        """How much of a batch a request takes."""
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        """ARGV of one call."""
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        """One outcome per request, in order; an exception is raised to its caller."""
+
+
+class Lane:
+    """Requests to Redis that share calls.
+
+    observe: told (verb, seconds, requests) after each call.
+    """
+
+    def __init__(self, link: Link, scripts: dict[str, Script], observe: Callable[[str, float, int], None]) -> None:
+        self._link = link
+        self._scripts = scripts
+        self._observe = observe
+        self._pending: dict[tuple[str, QueueKeys], tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    def submit(self, verb: Verb, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
+        """Put a request into the next call. The future gives its outcome or raises a Refusal."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        entry = self._pending.get((verb.name, keys))
+        if entry is None:
+            self._pending[verb.name, keys] = (verb, [(item, future)])
+            if self._running is None:
+                self._running = loop.create_task(self._drain())
+        else:
+            entry[1].append((item, future))
+        return future
+
+    async def close(self) -> None:
+        """Wait for what is under way, then drop the connection."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+        await self._link.close()
+
+    async def _drain(self) -> None:
+        try:
+            while self._pending:
+                pending, self._pending = self._pending, {}
+                await self._commit(pending)
+        finally:
+            self._running = None
+
+    async def _commit(
+        self, pending: dict[tuple[str, QueueKeys], tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]]
+    ) -> None:
+        calls: list[tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]] = []
+        commands: list[bytes] = []
+        repeat = True
+        for (_, keys), (verb, entries) in pending.items():
+            repeat = repeat and verb.repeat
+            for chunk in _chunks(verb, entries):
+                try:
+                    arguments = verb.arguments([item for item, _ in chunk])
+                    command = _pack(("EVALSHA", self._scripts[verb.name].sha, 1, keys.queue_key, *arguments))
+                except Exception:
+                    log.exception("failed to encode a call", extra={"verb": verb.name})
+                    _refuse(chunk, InternalError())
+                    continue
+                calls.append((verb, chunk))
+                commands.append(command)
+        if not commands:
+            return
+        started = time.perf_counter()
+        try:
+            replies = await self._link.call(commands, repeat=repeat)
+            missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if missing:
+                for i, reply in zip(missing, await self._load_and_call(calls, commands, missing), strict=True):
+                    replies[i] = reply
+        except StoreUnavailable as refusal:
+            for _, chunk in calls:
+                _refuse(chunk, refusal)
+            return
+        except BaseException:
+            for _, chunk in calls:
+                _refuse(chunk, StoreUnavailable())
+            raise
+        seconds = time.perf_counter() - started
+        for (verb, chunk), reply in zip(calls, replies, strict=True):
+            self._observe(verb.name, seconds, len(chunk))
+            _answer(verb, chunk, reply)
+
+    async def _load_and_call(self, calls: list[Any], commands: list[bytes], missing: list[int]) -> list[Any]:
+        names = {calls[i][0].name for i in missing}
+        loads = [_pack(("SCRIPT", "LOAD", self._scripts[name].source)) for name in sorted(names)]
+        replies = await self._link.call([*loads, *(commands[i] for i in missing)], repeat=False)
+        return replies[len(loads) :]
+
+
+def _chunks(verb: Verb, entries: list[tuple[Any, asyncio.Future[Any]]]) -> list[list[tuple[Any, asyncio.Future[Any]]]]:
+    """Cut requests into calls of at most `batch`, or one request that is larger by itself."""
+    if len(entries) == 1:
+        return [entries]
+    chunks: list[list[tuple[Any, asyncio.Future[Any]]]] = []
+    room = 0
+    for entry in entries:
+        weight = verb.weight(entry[0])
+        if weight > room or not chunks:
+            chunks.append([])
+            room = verb.batch
+        chunks[-1].append(entry)
+        room -= weight
+    return chunks
+
+
+def refusal_of(error: BaseException, verb: str) -> Refusal:
+    """Translate an error reply of Redis."""
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+        return StoreFull()
+    text = str(error)
+    name = type(error).__name__
+    if text.startswith(_AWAY) or name in (
+        "ReadOnlyError",
+        "BusyLoadingError",
+        "MasterDownError",
+        "ClusterDownError",
+        "TryAgainError",
+    ):
+        return StoreUnavailable(f"Redis cannot write now: {text.split('.')[0][:120]}")
+    log.error("a script failed", extra={"verb": verb, "error": text[:500]})
+    return InternalError()
+
+
+def _answer(verb: Verb, chunk: list[tuple[Any, asyncio.Future[Any]]], reply: Any) -> None:
+    if isinstance(reply, BaseException):
+        _refuse(chunk, refusal_of(reply, verb.name))
+        return
+    try:
+        outcomes = verb.outcomes(reply, [item for item, _ in chunk])
+    except Exception:
+        log.exception("failed to read a reply", extra={"verb": verb.name})
+        _refuse(chunk, InternalError())
+        return
+    for (_, future), outcome in zip(chunk, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def _refuse(chunk: list[tuple[Any, asyncio.Future[Any]]], refusal: Refusal) -> None:
+    for _, future in chunk:
+        if not future.done():
+            future.set_exception(refusal)

@@ -1,0 +1,43 @@
+"""Connections to Redis, made in one place."""
+
+from __future__ import annotations
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gateway.store.batching import Link
+
+_CONNECT_SECONDS = 2.0
+_CALL_SECONDS = 4.0
+
+
+class Connections:
+    """Where Redis is, and how to talk to it. url: redis://, rediss:// or unix://.
+
+    redis-py repeats nothing by itself: a script whose reply was lost may have run.
+    """
+
+    def __init__(self, url: str, password: str | None = None, *, db: int | None = None) -> None:
+        options: dict[str, object] = {
+            "socket_connect_timeout": _CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+        }
+        if password is not None:
+            options["password"] = password
+        if db is not None:
+            options["db"] = db
+        # Lanes keep their own deadline over whole pipelines; the pool's commands need one each.
+        self._lanes = ConnectionPool.from_url(url, **options)
+        self.redis = Redis(connection_pool=ConnectionPool.from_url(url, socket_timeout=_CALL_SECONDS, **options))
+
+    def link(self) -> Link:
+        """Make a link: one connection of its own, opened at its first call."""
+        return Link(self._lanes.make_connection, _CALL_SECONDS)
+
+    async def close(self) -> None:
+        """Drop the pool's connections."""
+        await self.redis.aclose()
+        await self.redis.connection_pool.disconnect()

@@ -1,0 +1,189 @@
+"""Reads: one task, lists with cursors, counts. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gateway.errors import BadCursor, TaskNotFound
+from gateway.store.records import read_task
+from gateway.store.task_store import TaskStore
+from gateway.tasks import FINAL, Queue, Status, Task
+
+_ENTRY = re.compile(r"[0-9a-z]{10}(=.{1,400}|[0-9A-Za-z_-]{1,160})", re.DOTALL)
+_SCAN_LIMIT = 5000
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class QueueStats(msgspec.Struct, frozen=True):
+    """Counts of one queue at one moment. oldest_ms: for how long its oldest ready task has waited (0: none)."""
+
+    ready: int
+    due: int
+    leased: int
+    completed: int
+    failed: int
+    cancelled: int
+    oldest_ms: int
+    totals: dict[str, int]
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which tasks a list shows; None: all. Times are unix ms, after: inclusive, before: exclusive."""
+
+    statuses: frozenset[Status] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    worker_id: str | None = None
+    created_after_ms: int | None = None
+    created_before_ms: int | None = None
+
+    def shows(self, task: Task) -> bool:
+        """Whether the list shows this task."""
+        return (
+            (self.statuses is None or task.status in self.statuses)
+            and all(task.spec.tags.get(name) == value for name, value in self.tags)
+            and (
+                self.worker_id is None
+                or task.worker_id == self.worker_id
+                or any(one.worker_id == self.worker_id for one in task.attempts)
+            )
+            and (self.created_after_ms is None or task.created_at_ms >= self.created_after_ms)
+            and (self.created_before_ms is None or task.created_at_ms < self.created_before_ms)
+        )
+
+
+class Inspector:
+    """Looks at tasks. Every method raises StoreUnavailable when Redis does not answer."""
+
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
+
+    async def get(self, queue: Queue, task_id: str, *, with_gone: bool = False) -> Task:
+        """Read one task with its log. with_gone: also one whose retention has just ended. Raises TaskNotFound."""
+        reply = await self._store.submit_read("read", queue, (self._store.arq_id(queue, task_id), True))
+        task = read_task(reply, queue, self._store.keys.of(queue).tag, self._store.now_ms())
+        if task is None or (task.gone_at_ms and task.gone_at_ms <= self._store.now_ms() and not with_gone):
+            raise TaskNotFound(task_id)
+        return task
+
+    async def page(
+        self, queues: Sequence[Queue], which: Filter, limit: int, cursor: str | None
+    ) -> tuple[list[Task], str | None]:
+        """List tasks of some queues, newest first: at most `limit`, and the cursor of the next page.
+
+        A task that exists throughout a walk is seen exactly once: places are times of creation, which never change.
+        A page may be short of `limit` when few of many tasks pass the filter. Raises BadCursor.
+        """
+        before = _read_cursor(cursor) if cursor else _upper_bound(which.created_before_ms)
+        floor = _lower_bound(which.created_after_ms)
+        lists = _lists_of(which.statuses)
+        found: list[Task] = []
+        scanned = 0
+        step = limit
+        while queues and lists:
+            names = await self._names(queues, before, step + 1, lists)
+            more = len(names) > step
+            names = names[:step]
+            for task, entry in zip(await self._read(names), [entry for entry, _, _ in names], strict=True):
+                if entry < floor:
+                    return found, None
+                before = entry
+                if task is not None and which.shows(task):
+                    found.append(task)
+                    if len(found) == limit:
+                        last = entry == names[-1][0] and not more
+                        return found, None if last else _write_cursor(entry)
+            scanned += len(names)
+            if not more:
+                return found, None
+            if scanned >= _SCAN_LIMIT:
+                return found, _write_cursor(before)
+            step = min(step * 2, 500)
+        return found, None
+
+    async def stats(self, queues: Sequence[Queue]) -> list[QueueStats]:
+        """Count the tasks of some queues."""
+        replies = await asyncio.gather(*(self._store.submit_read("stats", queue, None) for queue in queues))
+        now_ms = self._store.now_ms()
+        return [
+            QueueStats(
+                ready=reply[1],
+                due=reply[2],
+                leased=reply[3],
+                completed=reply[4],
+                failed=reply[5],
+                cancelled=reply[6],
+                oldest_ms=max(0, now_ms - reply[7]) if reply[7] else 0,
+                totals={name.decode(): int(number) for name, number in zip(reply[8][::2], reply[8][1::2], strict=True)},
+            )
+            for reply in replies
+        ]
+
+    async def _names(
+        self, queues: Sequence[Queue], before: str, limit: int, lists: list[str]
+    ) -> list[tuple[str, bytes, Queue]]:
+        """Merge the queues' newest entries below `before`."""
+        pages = await asyncio.gather(
+            *(self._store.submit_read("page", queue, (before, limit, lists)) for queue in queues)
+        )
+        merged = [
+            (entry.decode("utf-8", "surrogateescape"), raw_id, queue)
+            for queue, page in zip(queues, pages, strict=True)
+            for entry, raw_id in page
+        ]
+        merged.sort(key=_by_entry, reverse=True)
+        return merged[:limit]
+
+    async def _read(self, names: list[tuple[str, bytes, Queue]]) -> list[Task | None]:
+        replies = await asyncio.gather(
+            *(self._store.submit_read("read", queue, (raw_id, False)) for _, raw_id, queue in names)
+        )
+        now_ms = self._store.now_ms()
+        tasks = []
+        for reply, (_, _, queue) in zip(replies, names, strict=True):
+            task = read_task(reply, queue, self._store.keys.of(queue).tag, now_ms)
+            tasks.append(None if task is None or (task.gone_at_ms and task.gone_at_ms <= now_ms) else task)
+        return tasks
+
+
+_by_entry: Callable[[tuple[str, bytes, Queue]], str] = lambda name: name[0]  # noqa: E731 - a key, not a function of its own
+
+
+def _lists_of(statuses: frozenset[Status] | None) -> list[str]:
+    if statuses is None:
+        return ["live", "completed", "failed", "cancelled"]
+    lists = ["live"] if statuses - FINAL else []
+    return lists + [status.value for status in sorted(statuses & FINAL)]
+
+
+def _time_prefix(at_ms: int) -> str:
+    at_ms = min(max(at_ms, 0), (1 << 48) - 1)
+    return "".join(_CROCKFORD[(at_ms >> shift) & 31] for shift in range(45, -1, -5))
+
+
+# Names start with the gateway's idea of the time; a second of slack covers its error, the filter does the rest.
+def _upper_bound(created_before_ms: int | None) -> str:
+    return "" if created_before_ms is None else _time_prefix(created_before_ms + 1000)
+
+
+def _lower_bound(created_after_ms: int | None) -> str:
+    return "" if created_after_ms is None else _time_prefix(created_after_ms - 1000)
+
+
+def _write_cursor(entry: str) -> str:
+    return base64.urlsafe_b64encode(entry.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> str:
+    try:
+        entry = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise BadCursor() from None
+    if not _ENTRY.fullmatch(entry) or _write_cursor(entry) != cursor:
+        raise BadCursor()
+    return entry

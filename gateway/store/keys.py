@@ -1,0 +1,109 @@
+"""Every Redis key, spelled once. Scripts get their key names from `lua_header`, so Lua spells none.
+
+Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a script touches one slot of a Redis Cluster.
+
+    arq:queue:{T}          ZSET  arq's queue: every live task; score = its place (see lua/prelude.lua)
+    arq:job:<id>           STR   arq's job (msgpack), until the task is final
+    arq:in-progress:<id>   STR   the lease: msgpack array, its first element the lease token
+    arq:retry:<id>         STR   attempts so far
+    arq:result:<id>        STR   arq's result (msgpack) with our facts, until its retention ends
+    tg:{T}:live            ZSET  by creation: tasks that are not final (lists)
+    tg:{T}:completed       ZSET  by creation: likewise failed, cancelled
+    tg:{T}:expiry          ZSET  finished tasks by the time they leave the lists (unix ms)
+    tg:{T}:expires         ZSET  tasks that must start by a time (unix ms)
+    tg:{T}:seq             STR   counter that orders ready tasks
+    tg:{T}:waiting         ZSET  gateways with polls waiting here, by how long (unix ms)
+    tg:{T}:wants           HASH  gateway -> "<polls>:<registered at>"
+    tg:{T}:watch           SET   "<gateway> <id>": who waits for the end of which task
+    tg:{T}:totals          HASH  outcomes since ever
+    tg:{T}:trail:<entry>   HASH  what happened to a task beyond the straight way: history, progress, last report
+    tg:{T}:log:<entry>     LIST  a task's log lines
+    tg:{T}:poll:<w> <p>    STR   what a poll_id got
+    tg:{queues}            SET   tags of all queues that ever held a task
+    tg:{workers:T}:seen    ZSET  workers by last poll (unix ms); :facts HASH, :directives HASH
+    tg:ring:<gateway>      channel; tg:directives channel
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+from gateway.tasks import Queue
+
+_ARQ_QUEUE = "arq:queue:"
+_QUEUE_KEYS = (
+    "live",
+    "completed",
+    "failed",
+    "cancelled",
+    "expiry",
+    "expires",
+    "seq",
+    "waiting",
+    "wants",
+    "watch",
+    "totals",
+)
+_TASK_KEYS = ("trail", "log", "poll")
+LOG_LINES = 200
+
+
+class QueueKeys(msgspec.Struct, frozen=True):
+    """One queue's hash tag and the one key that scripts are called with."""
+
+    tag: str
+    queue_key: bytes
+
+
+class Keys:
+    """Spells keys under one prefix. prefix: `tg` unless several deployments share a Redis."""
+
+    def __init__(self, prefix: str = "tg") -> None:
+        self.prefix = prefix
+        self._tag_start = "" if prefix == "tg" else f"{prefix}/"
+        self.queues = f"{prefix}:{{queues}}"
+        self.directive_channel = f"{prefix}:directives"
+        self.of = lru_cache(maxsize=10_000)(self._of)
+
+    def _of(self, queue: Queue) -> QueueKeys:
+        tag = f"{{{self._tag_start}{queue.tenant}:{queue.job_type}}}"
+        return QueueKeys(tag, f"{_ARQ_QUEUE}{tag}".encode())
+
+    def queue_of(self, tag: str) -> Queue | None:
+        """Read a tag back. None: it is not one of this prefix."""
+        inner = tag[1:-1]
+        if not inner.startswith(self._tag_start):
+            return None
+        tenant, mark, job_type = inner[len(self._tag_start) :].partition(":")
+        return Queue(tenant, job_type) if mark and "/" not in tenant else None
+
+    def ring_channel(self, gateway: str) -> str:
+        """The channel on which one gateway process hears of ready tasks and final ones."""
+        return f"{self.prefix}:ring:{gateway}"
+
+    def workers_seen(self, tenant: str) -> str:
+        """ZSET of worker ids by last poll."""
+        return f"{self.prefix}:{{workers:{tenant}}}:seen"
+
+    def worker_facts(self, tenant: str) -> str:
+        """HASH of worker id -> what it polls for (msgpack)."""
+        return f"{self.prefix}:{{workers:{tenant}}}:facts"
+
+    def worker_directives(self, tenant: str) -> str:
+        """HASH of worker id -> `drain` or `stop`."""
+        return f"{self.prefix}:{{workers:{tenant}}}:directives"
+
+    def lua_header(self) -> str:
+        """The first lines of every script: its key names, derived from KEYS[1], the queue's ZSET."""
+        lines = [
+            "local QUEUE = KEYS[1]",
+            f"local TAG = string.sub(QUEUE, {len(_ARQ_QUEUE) + 1})",
+            "local JOB, PROGRESS, RETRY, RESULT = 'arq:job:', 'arq:in-progress:', 'arq:retry:', 'arq:result:'",
+            f"local OURS = '{self.prefix}:' .. TAG .. ':'",
+            f"local RING, LOG_LINES = '{self.ring_channel('')}', {LOG_LINES}",
+        ]
+        lines += [f"local {name.upper()} = OURS .. '{name}'" for name in _QUEUE_KEYS]
+        lines += [f"local {name.upper()} = OURS .. '{name}:'" for name in _TASK_KEYS]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,126 @@
+-- Hand ready tasks to polls: highest priority first, FIFO inside it. Moves each task to the leased band.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, gateway, other polls that wait here, ms that the oldest waiting poll has waited, count, then per poll:
+--       worker, poll_id ('' none), max (0: only what the poll_id got before), lease_ms (0: the task's own), token seed,
+--       stays (1: it waits when it gets nothing, so this gateway wants to be rung)
+-- Returns: 'ok', now, ready tasks left, registered (0/1), next lease end (0: none given), corrupt tasks ended,
+--          then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash)
+-- A poll_id that already got tasks gets the same leases again while they live.
+local now, gateway = clock(ARGV[1]), ARGV[2]
+local others, waited_ms, polls = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+allow_when_full()
+
+local wanted = 0
+for p = 0, polls - 1 do wanted = wanted + tonumber(ARGV[8 + p * 6]) end
+promote(now, math.min(wanted + 100, 1000))
+
+local line, place, drained = {}, 0, false
+local function next_ready(more)
+  if place >= #line then
+    if drained then return nil end
+    line, place = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', exclusive(READY_END), 'WITHSCORES', 'LIMIT', 0, more), 0
+    drained = #line < 2 * more
+    if #line == 0 then return nil end
+  end
+  place = place + 2
+  return line[place - 1], tonumber(line[place])
+end
+
+local function trail_of(id, body, attempt)
+  if attempt == 1 then return {} end
+  return redis.call('HGETALL', TRAIL .. entry_of(id, body))
+end
+
+local first_end, corrupt = 0, 0
+-- Returns the task's reply and token, or nil when it could not be handed out (it is then final).
+local function lease(id, score, worker, lease_ms, seed, number)
+  local body = fetch(JOB .. id)
+  if not body or not is_job(body) then
+    local text, n = failure_pairs('corrupt', body and 'the job body is not msgpack' or 'the job body is gone')
+    finish(now, id, 'failed', nil, text, n, body, 'corrupt')
+    corrupt = corrupt + 1
+    return nil
+  end
+  if not is_native(id) then adopt(id, body) end
+  local options = options_of(body)
+  if options.expires then
+    local expires_at = redis.call('ZSCORE', EXPIRES, id)
+    if expires_at and tonumber(expires_at) <= now then
+      local text, n = failure_pairs('expired', 'not started in time')
+      finish(now, id, 'failed', nil, text, n, body, 'expired')
+      return nil
+    end
+    redis.call('ZREM', EXPIRES, id)
+  end
+  local attempt = redis.call('INCR', RETRY .. id)
+  if lease_ms == 0 then lease_ms = options.lease_ms end
+  local deadline, ends = 0, now + lease_ms
+  if options.timeout_ms > 0 then
+    deadline = now + options.timeout_ms
+    ends = math.min(ends, deadline)
+  end
+  local token = number == 0 and seed or seed .. '.' .. number
+  redis.call('SET', PROGRESS .. id, cmsgpack.pack({ token, now, lease_ms, score, worker, attempt,
+    options.max_attempts, deadline, ends, options.priority, false, false }))
+  redis.call('ZADD', QUEUE, LEASED + ends, id)
+  if first_end == 0 or ends < first_end then first_end = ends end
+  return { id, body, attempt, ends - now, number, trail_of(id, body, attempt) }, token
+end
+
+-- The leases that this poll_id already got and that still live, or nil.
+local function recall(key)
+  local raw = redis.call('GET', key)
+  if not raw then return nil end
+  local tasks, record = {}, cmsgpack.unpack(raw)
+  for _, given in ipairs(record.given) do
+    local holder = held(given[1], given[2], now)
+    local body = holder and redis.call('GET', JOB .. given[1])
+    if body then
+      tasks[#tasks + 1] = { given[1], body, holder[ATTEMPT], holder[ENDS] - now, given[2],
+        trail_of(given[1], body, holder[ATTEMPT]) }
+    end
+  end
+  if #tasks == 0 then return nil end
+  record.recalled = true
+  redis.call('SET', key, cmsgpack.pack(record), 'KEEPTTL')
+  return tasks
+end
+
+local reply, unserved = { 'ok', now, 0, 0, 0, 0 }, others
+for p = 0, polls - 1 do
+  local base = 6 + p * 6
+  local worker, poll_id, max = ARGV[base], ARGV[base + 1], tonumber(ARGV[base + 2])
+  local key = POLL .. worker .. ' ' .. poll_id
+  local tasks = poll_id ~= '' and recall(key) or nil
+  if not tasks then
+    tasks = {}
+    local given, longest = {}, 0
+    while #tasks < max do
+      local id, score = next_ready(math.min(wanted, 1000))
+      if not id then break end
+      local task, token = lease(id, score, worker, tonumber(ARGV[base + 3]), ARGV[base + 4], #tasks)
+      if task then
+        tasks[#tasks + 1] = task
+        given[#given + 1] = { id, token }
+        longest = math.max(longest, task[4])
+      end
+    end
+    if poll_id ~= '' and #tasks > 0 then
+      redis.call('SET', key, cmsgpack.pack({ recalled = false, given = given }), 'PX', longest + 60000)
+    end
+  end
+  if #tasks == 0 and ARGV[base + 5] == '1' then unserved = unserved + 1 end
+  reply[7 + p] = tasks
+end
+
+reply[3] = ready_count()
+if unserved > 0 and reply[3] == 0 then
+  redis.call('ZADD', WAITING, now - waited_ms, gateway)
+  redis.call('HSET', WANTS, gateway, unserved .. ':' .. now)
+  redis.call('PEXPIRE', WAITING, REGISTRATION_MS)
+  redis.call('PEXPIRE', WANTS, REGISTRATION_MS)
+  reply[4] = 1
+end
+reply[5], reply[6] = first_end, corrupt
+settle(now)
+return reply

@@ -1,0 +1,82 @@
+-- The sweep of one queue: lapsed leases go back or end, tasks not started in time end, due tasks become ready,
+-- and what is past its retention leaves the lists.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, gateway, limit (of each kind)
+-- Returns: 'ok', now, tasks for this gateway to claim, next alarm (unix ms, 0: none), lapsed, timed out, expired,
+--          promoted, purged
+local now, gateway, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+allow_when_full()
+local lapsed, timed_out, ready = 0, 0, 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, exclusive(LEASED + now), 'LIMIT', 0, limit)) do
+  local raw, body = fetch(PROGRESS .. id), fetch(JOB .. id)
+  if not raw or not body then
+    local text, n = failure_pairs('corrupt', raw and 'the job body is gone' or 'the lease record is gone')
+    finish(now, id, 'failed', nil, text, n, body, 'corrupt')
+  else
+    local lease = cmsgpack.unpack(raw)
+    local kind, message = 'lease_lapsed', 'the worker fell silent: its lease ran out'
+    if lease[DEADLINE] > 0 and lease[DEADLINE] <= now then
+      kind, message = 'timeout', 'the attempt took longer than timeout_seconds'
+      timed_out = timed_out + 1
+    else
+      lapsed = lapsed + 1
+    end
+    lease[TRAILED] = true
+    local text, n = failure_pairs(kind, message)
+    if lease[CANCEL] then
+      finish(now, id, 'cancelled', lease, text, n, body, kind)
+    elseif lease[ATTEMPT] >= lease[MAX_ATTEMPTS] then
+      finish(now, id, 'failed', lease, text, n, body, kind)
+    else
+      local entry = entry_of(id, body)
+      local brief = '{"type":"' .. kind .. '","message":"' .. message .. '"}'
+      to_ready(id, lease[PRIORITY])
+      redis.call('DEL', PROGRESS .. id)
+      remember(id, entry, lease, now, kind == 'timeout' and 'timeout' or 'lapsed', brief)
+      redis.call('HSET', TRAIL .. entry, 'error', brief)
+      ready = ready + 1
+    end
+    count(kind == 'timeout' and 'timeouts' or 'lapsed')
+  end
+end
+
+local late = redis.call('ZRANGEBYSCORE', EXPIRES, '-inf', now, 'LIMIT', 0, limit)
+for _, id in ipairs(late) do
+  local place = redis.call('ZSCORE', QUEUE, id)
+  if place and tonumber(place) < LEASED then
+    local text, n = failure_pairs('expired', 'not started in time')
+    finish(now, id, 'failed', nil, text, n, nil, 'expired')
+  end
+  redis.call('ZREM', EXPIRES, id)
+end
+
+local promoted = promote(now, limit)
+ready = ready + promoted
+
+local old = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, limit)
+for _, member in ipairs(old) do
+  local letter, entry = string.sub(member, 1, 1), string.sub(member, 2)
+  for status, sign in pairs(LETTER_OF) do
+    if sign == letter then redis.call('ZREM', SET_OF[status], entry) end
+  end
+  redis.call('DEL', RESULT .. id_of(entry), TRAIL .. entry, LOG .. entry)
+  redis.call('ZREM', EXPIRY, member)
+end
+
+local alarm = 0
+local function consider(first, offset)
+  if first[2] then
+    local at = math.floor(tonumber(first[2]) - offset)
+    if alarm == 0 or at < alarm then alarm = at end
+  end
+end
+consider(redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(LEASED), 'WITHSCORES', 'LIMIT', 0, 1), 0)
+-- A lease ends after its last millisecond.
+consider(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, '+inf', 'WITHSCORES', 'LIMIT', 0, 1), LEASED - 1)
+consider(redis.call('ZRANGE', EXPIRES, 0, 0, 'WITHSCORES'), 0)
+consider(redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES'), 0)
+
+local mine = 0
+if ready > 0 then mine = ring(now, ready, gateway) end
+settle(now)
+return { 'ok', now, mine, alarm, lapsed, timed_out, #late, promoted, #old }

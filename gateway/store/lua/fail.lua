@@ -1,0 +1,47 @@
+-- An attempt failed: wait for another one, or end the task when it must not or cannot have one.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, gateway, count, then per report: id, token, retryable (0/1), delay_ms, error (raw JSON),
+--       brief error (raw JSON, for the history), outcome (msgpack pairs s, r, e), number of pairs
+-- Returns: 'ok', now, tasks for this gateway to claim, then per report: {word, due, worker, started, attempt};
+--          word: retrying, failed, cancelled, lost, missing; due: unix ms (retrying)
+local now, gateway, reports = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local reply, ready = { 'ok', now, 0 }, 0
+allow_when_full()
+for i = 0, reports - 1 do
+  local base = 4 + i * 8
+  local id, token = ARGV[base], ARGV[base + 1]
+  local lease = held(id, token, now)
+  if lease then
+    local body = redis.call('GET', JOB .. id)
+    local entry, word, due = entry_of(id, body), 'retrying', 0
+    if lease[CANCEL] then
+      word = 'cancelled'
+    elseif ARGV[base + 2] ~= '1' or lease[ATTEMPT] >= lease[MAX_ATTEMPTS] then
+      word = 'failed'
+    end
+    lease[TRAILED] = true
+    if word == 'retrying' then
+      local delay_ms = tonumber(ARGV[base + 3])
+      due = now + delay_ms
+      if delay_ms > 0 then
+        to_due(id, lease[PRIORITY], due)
+      else
+        to_ready(id, lease[PRIORITY])
+        ready = ready + 1
+      end
+      remember(id, entry, lease, now, 'failed', ARGV[base + 5])
+      redis.call('HSET', TRAIL .. entry, 'error', ARGV[base + 4], 'last', cmsgpack.pack({ token, word, due }))
+      redis.call('DEL', PROGRESS .. id)
+      count('retried')
+    else
+      finish(now, id, word, lease, ARGV[base + 6], tonumber(ARGV[base + 7]), body)
+    end
+    reply[4 + i] = { word, due, lease[WORKER], lease[STARTED], lease[ATTEMPT] }
+  else
+    local word, due = replay(id, token, { retrying = true, failed = true, cancelled = true })
+    reply[4 + i] = { word, due, '', 0, 0 }
+  end
+end
+if ready > 0 then reply[3] = ring(now, ready, gateway) end
+settle(now)
+return reply

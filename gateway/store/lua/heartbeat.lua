@@ -1,0 +1,33 @@
+-- Keep leases for another while; note progress and log lines.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, count, then per report: id, token, lease_ms (0: as before), progress (raw JSON or ''), lines, line ...
+-- Returns: 'ok', now, then per report: {'ok', lease_ms, cancel_requested (0/1), worker} or {'lost'} or {'missing'}
+local now, reports, at = clock(ARGV[1]), tonumber(ARGV[2]), 3
+local reply = { 'ok', now }
+allow_when_full()
+for i = 1, reports do
+  local id, token, lease_ms, progress, lines = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
+  local lease = held(id, token, now)
+  if lease then
+    if lease_ms > 0 then lease[LEASE_MS] = lease_ms end
+    lease[ENDS] = now + lease[LEASE_MS]
+    if lease[DEADLINE] > 0 then lease[ENDS] = math.min(lease[ENDS], lease[DEADLINE]) end
+    if progress ~= '' or lines > 0 then
+      local entry = entry_of(id, not is_native(id) and redis.call('GET', JOB .. id) or nil)
+      if progress ~= '' then redis.call('HSET', TRAIL .. entry, 'progress', progress) end
+      for line = at + 5, at + 4 + lines do
+        redis.call('RPUSH', LOG .. entry, cmsgpack.pack({ now, lease[ATTEMPT], ARGV[line] }))
+      end
+      if lines > 0 then redis.call('LTRIM', LOG .. entry, -LOG_LINES, -1) end
+      lease[TRAILED] = true
+    end
+    redis.call('SET', PROGRESS .. id, cmsgpack.pack(lease))
+    redis.call('ZADD', QUEUE, LEASED + lease[ENDS], id)
+    reply[2 + i] = { 'ok', lease[ENDS] - now, lease[CANCEL] and 1 or 0, lease[WORKER] }
+  else
+    local known = redis.call('EXISTS', JOB .. id, RESULT .. id) > 0
+    reply[2 + i] = { known and 'lost' or 'missing' }
+  end
+  at = at + 5 + lines
+end
+return reply

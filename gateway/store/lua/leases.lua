@@ -1,0 +1,14 @@
+-- The leased tasks of one queue, a window at a time, earliest end first. Writes nothing.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, offset, limit
+-- Returns: 'ok', now, then per lease: id, lease record
+local now = clock(ARGV[1])
+local reply = { 'ok', now }
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, '+inf', 'LIMIT', tonumber(ARGV[2]), tonumber(ARGV[3]))) do
+  local raw = redis.call('GET', PROGRESS .. id)
+  if raw then
+    reply[#reply + 1] = id
+    reply[#reply + 1] = raw
+  end
+end
+return reply

@@ -1,0 +1,266 @@
+-- Shared by every verb: loaded in front of each script, after the key names that store/keys.py spells.
+--
+-- One ZSET per queue, arq's own (`arq:queue:{T}`), says where a task stands; its score is its place, in three bands:
+--   ready   score < 2^40                 rank: priority * 2^38 + sequence / 4096 (FIFO by Redis's own counter)
+--   due     2^40 <= score < 2^50         unix ms at which it becomes ready; the fraction is its priority
+--   leased  2^50 <= score                2^50 + unix ms at which its lease ends
+-- A move between bands is one ZADD, so a task can never stand in two of them, nor in none.
+-- Lua does not roll back: every verb checks everything first, then writes.
+
+local READY_END, LEASED = 2 ^ 40, 2 ^ 50
+local PRIORITY_WIDTH, SEQUENCE_STEP = 2 ^ 38, 4096
+local FRACTION_OF = { [0] = 0.25, [1] = 0.5, [2] = 0, [3] = 0.75 }
+local PRIORITY_OF = { [0] = 2, [0.25] = 0, [0.5] = 1, [0.75] = 3 }
+local REGISTRATION_MS = 600000
+local MIN_RECORD_TTL_MS = 10000
+local SET_OF = { completed = COMPLETED, failed = FAILED, cancelled = CANCELLED }
+local LETTER_OF = { completed = 'c', failed = 'f', cancelled = 'x' }
+
+-- Places in the lease record (msgpack array under arq:in-progress:<id>).
+local TOKEN, STARTED, LEASE_MS, RANK, WORKER, ATTEMPT, MAX_ATTEMPTS, DEADLINE, ENDS, PRIORITY, CANCEL, TRAILED =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+
+-- The clock of everything: handed in by tests, Redis's own otherwise. Milliseconds.
+local function clock(given)
+  if given ~= '' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- GET that takes a key of a foreign type for none at all: one bad key must not stop a queue.
+local function fetch(key)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then return nil end
+  return value or nil
+end
+
+local function exclusive(number) return string.format('(%.17g', number) end
+
+-- A write that needs no memory: after it Redis lets the rest of the script write even when it is full.
+local function allow_when_full() redis.call('PERSIST', QUEUE) end
+
+-- arq's ids of tasks made here start with the queue's tag; any other was made by a plain arq producer.
+local function is_native(id) return string.sub(id, 1, #TAG) == TAG end
+
+local function crockford(ms)
+  local alphabet, text = '0123456789abcdefghjkmnpqrstvwxyz', ''
+  for _ = 1, 10 do
+    local digit = ms % 32
+    text = string.sub(alphabet, digit + 1, digit + 1) .. text
+    ms = (ms - digit) / 32
+  end
+  return text
+end
+
+-- The name of a task in the lists (sorted by time of creation), and the way back.
+local function entry_of(id, body)
+  if is_native(id) then return string.sub(id, #TAG + 1) end
+  local made = 0
+  if body then
+    local ok, job = pcall(cmsgpack.unpack, body)
+    if ok and type(job) == 'table' and type(job.et) == 'number' then made = math.max(0, math.floor(job.et)) end
+  end
+  return crockford(made) .. '=' .. id
+end
+
+local function id_of(entry)
+  if string.sub(entry, 11, 11) == '=' then return string.sub(entry, 12) end
+  return TAG .. entry
+end
+
+-- The fixed header that the gateway writes first into a job's body; plain arq bodies have none and get defaults.
+local function options_of(body)
+  local o = { priority = 2, max_attempts = 25, lease_ms = 30000, timeout_ms = 0,
+    retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false }
+  if string.sub(body, 2, 5) == '\161o\196\20' then
+    local flags
+    o.priority, o.max_attempts, o.lease_ms, o.timeout_ms, o.retention_ms, o.failed_retention_ms, flags =
+      struct.unpack('>BHI4I4I4I4B', body, 6)
+    o.expires = flags % 2 == 1
+  end
+  return o
+end
+
+local function is_job(body)
+  local head = string.byte(body, 1) or 0
+  return head > 0x80 and head <= 0x8f
+end
+
+local function empty_job(made)
+  return '\133\161t\192\161f' .. cmsgpack.pack(TAG) .. '\161a\144\161k\128\162et' .. cmsgpack.pack(made)
+end
+
+local function rank(priority, sequence) return priority * PRIORITY_WIDTH + sequence / SEQUENCE_STEP end
+
+local function next_sequence(count) return redis.call('INCRBY', SEQ, count) - count end
+
+local function to_ready(id, priority)
+  redis.call('ZADD', QUEUE, rank(priority, next_sequence(1) + 1), id)
+end
+
+local function to_due(id, priority, due)
+  redis.call('ZADD', QUEUE, due + FRACTION_OF[priority], id)
+end
+
+-- Keep what a plain arq producer made: its body must not expire while it waits, and lists must show it.
+local function adopt(id, body)
+  if body then
+    redis.call('PERSIST', JOB .. id)
+    redis.call('ZADD', LIVE, 0, entry_of(id, body))
+  end
+end
+
+-- Tasks whose time has come join the ready ones, in the order of their due times. Returns how many.
+local function promote(now, limit)
+  local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1, LEASED)), 'WITHSCORES', 'LIMIT', 0, limit)
+  local count = #due / 2
+  if count == 0 then return 0 end
+  local sequence = next_sequence(count)
+  for i = 1, count do
+    local id, score = due[2 * i - 1], tonumber(due[2 * i])
+    if not is_native(id) then adopt(id, fetch(JOB .. id)) end
+    redis.call('ZADD', QUEUE, rank(PRIORITY_OF[score % 1] or 2, sequence + i), id)
+  end
+  return count
+end
+
+local function ready_count() return redis.call('ZCOUNT', QUEUE, '-inf', exclusive(READY_END)) end
+local function waiting_count() return redis.call('ZCOUNT', QUEUE, '-inf', exclusive(LEASED)) end
+
+-- Ring as many waiting gateways as `ready` tasks need, the one with the longest waiting poll first. A registration is
+-- used up by its ring. Returns how many tasks the asking gateway should claim itself.
+local function ring(now, ready, gateway)
+  local mine = 0
+  while ready > 0 do
+    local longest = redis.call('ZRANGE', WAITING, 0, 0)[1]
+    if not longest then break end
+    local wants, since = string.match(redis.call('HGET', WANTS, longest) or '0:0', '^(%d+):(%d+)$')
+    wants, since = tonumber(wants), tonumber(since)
+    redis.call('ZREM', WAITING, longest)
+    redis.call('HDEL', WANTS, longest)
+    if wants > 0 and now - since < REGISTRATION_MS then
+      local share = math.min(wants, ready)
+      if longest == gateway then
+        mine = mine + share
+      else
+        redis.call('PUBLISH', RING .. longest, 'ready ' .. share .. ' ' .. TAG)
+      end
+      ready = ready - share
+    end
+  end
+  return mine
+end
+
+-- The guard of every report. Returns the lease when `token` holds it now; otherwise nil and why:
+-- 'over' (this token's lease has ended), 'other' (it is not this token's).
+local function held(id, token, now)
+  local raw = redis.call('GET', PROGRESS .. id)
+  if not raw then return nil, 'other' end
+  local lease = cmsgpack.unpack(raw)
+  if lease[TOKEN] ~= token then return nil, 'other' end
+  if now > lease[ENDS] then return nil, 'over' end
+  return lease
+end
+
+-- The facts of a finished task, from the end of its record: {status, token, attempt, worker, started, finished, code}.
+local function facts_of(record)
+  local tail_bytes, facts_bytes, tail_pairs = struct.unpack('>I4I2I2', string.sub(record, -8))
+  local stop = #record - 11
+  return cmsgpack.unpack(string.sub(record, stop - facts_bytes + 1, stop)), tail_bytes, tail_pairs
+end
+
+-- What a token that holds no lease may still hear: the answer it already got. Returns a word and the due time.
+local function replay(id, token, words)
+  local record = redis.call('GET', RESULT .. id)
+  if record then
+    local ok, facts = pcall(facts_of, record)
+    if ok and facts[2] == token and words[facts[1]] then return facts[1], 0 end
+    return 'lost', 0
+  end
+  local body = redis.call('GET', JOB .. id)
+  if not body then return 'missing', 0 end
+  local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
+  if last then
+    last = cmsgpack.unpack(last)
+    if last[1] == token and words[last[2]] then return last[2], last[3] end
+  end
+  return 'lost', 0
+end
+
+-- Outcomes of this call, added to the queue's totals once at its end.
+local finished, totals = {}, {}
+local function count(name) totals[name] = (totals[name] or 0) + 1 end
+
+-- The only door to a final state: write arq's result (the job's own pairs, then ours), take the task off the queue,
+-- list it under its status, and let everything about it expire with it.
+--   pairs, pairs_count: msgpack map pairs `s`, `r` and the raw JSON `j` or `e`
+local function finish(now, id, status, lease, pairs, pairs_count, body, code)
+  body = body or fetch(JOB .. id)
+  local entry = entry_of(id, body)
+  local job = (body and is_job(body)) and body or empty_job(0)
+  local options = options_of(job)
+  local attempts = lease and lease[ATTEMPT] or tonumber(redis.call('GET', RETRY .. id) or 0)
+  local facts = cmsgpack.pack({ status, lease and lease[TOKEN] or '', attempts, lease and lease[WORKER] or '',
+    lease and lease[STARTED] or 0, now, code or '' })
+  local tail = pairs
+    .. '\161t' .. cmsgpack.pack(attempts)
+    .. '\162st' .. cmsgpack.pack(lease and lease[STARTED] or now)
+    .. '\162ft' .. cmsgpack.pack(now)
+    .. '\161q' .. cmsgpack.pack(QUEUE)
+    .. '\162id' .. cmsgpack.pack(id)
+    .. '\161x\197' .. struct.pack('>H', #facts) .. facts
+  local record = '\222' .. struct.pack('>H', string.byte(job, 1) - 0x80 + pairs_count + 7) .. string.sub(job, 2)
+    .. tail .. '\161z\207' .. struct.pack('>I4I2I2', #tail + 11, #facts, pairs_count + 7)
+  local ttl = math.max(status == 'failed' and options.failed_retention_ms or options.retention_ms, MIN_RECORD_TTL_MS)
+  redis.call('DEL', JOB .. id, PROGRESS .. id, RETRY .. id)
+  redis.call('SET', RESULT .. id, record, 'PX', ttl)
+  redis.call('ZREM', QUEUE, id)
+  redis.call('ZREM', LIVE, entry)
+  redis.call('ZADD', SET_OF[status], 0, entry)
+  redis.call('ZADD', EXPIRY, now + ttl, LETTER_OF[status] .. entry)
+  if options.expires then redis.call('ZREM', EXPIRES, id) end
+  if not lease or lease[TRAILED] or lease[ATTEMPT] > 1 then
+    redis.call('PEXPIRE', TRAIL .. entry, ttl)
+    redis.call('PEXPIRE', LOG .. entry, ttl)
+  end
+  finished[#finished + 1] = id
+  count(status)
+end
+
+-- msgpack pairs of an outcome that the script itself decides: a JSON error and its text.
+local function failure_pairs(kind, message)
+  return '\161s\194\161r' .. cmsgpack.pack(kind .. ': ' .. message)
+    .. '\161e' .. cmsgpack.pack('{"type":"' .. kind .. '","message":"' .. message .. '"}'), 3
+end
+
+-- One line of a task's history; `brief` is the error as short JSON, or ''.
+local function remember(id, entry, lease, now, outcome, brief)
+  redis.call('HSET', TRAIL .. entry, 'h' .. lease[ATTEMPT] .. ':' .. lease[STARTED],
+    cmsgpack.pack({ lease[ATTEMPT], lease[WORKER], lease[STARTED], now, outcome, brief }))
+end
+
+-- Every verb ends here: tell who waits for these outcomes, add up the totals.
+local function settle(now)
+  for name, number in pairs(totals) do redis.call('HINCRBY', TOTALS, name, number) end
+  if #finished > 0 and redis.call('EXISTS', WATCH) == 1 then
+    local gone = {}
+    for _, id in ipairs(finished) do gone[id] = true end
+    for _, watcher in ipairs(redis.call('SMEMBERS', WATCH)) do
+      local gateway, id = string.match(watcher, '^(%S+) (.*)$')
+      if gone[id] then
+        redis.call('PUBLISH', RING .. gateway, 'final ' .. id)
+        redis.call('SREM', WATCH, watcher)
+      end
+    end
+  end
+end
+
+-- A task as read.lua and page.lua return it.
+local function snapshot(id, with_log)
+  local place, body = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id)
+  local record = not body and redis.call('GET', RESULT .. id)
+  if not body and not record then return {} end
+  local entry = entry_of(id, body or record)
+  return { id, place or '', body or record, redis.call('GET', RETRY .. id) or '0', redis.call('GET', PROGRESS .. id) or '',
+    redis.call('HGETALL', TRAIL .. entry), with_log and redis.call('LRANGE', LOG .. entry, 0, -1) or {} }
+end

@@ -1,0 +1,43 @@
+-- Send failed or cancelled tasks back to the queue with fresh attempts; their history stays.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, gateway, limit (waiting tasks), count, then per task: id
+-- Returns: 'ok', now, tasks for this gateway to claim, then per task a word: pending, full, completed, live, missing
+local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
+for i = 1, total do
+  local id = ARGV[4 + i]
+  local record = redis.call('GET', RESULT .. id)
+  if not record then
+    reply[3 + i] = redis.call('EXISTS', JOB .. id) == 1 and 'live' or 'missing'
+  else
+    local facts, tail_bytes, tail_pairs = facts_of(record)
+    if facts[1] == 'completed' then
+      reply[3 + i] = 'completed'
+    elseif depth >= limit then
+      reply[3 + i] = 'full'
+    else
+      local pairs_count = struct.unpack('>H', record, 2) - tail_pairs
+      local body = string.char(0x80 + pairs_count) .. string.sub(record, 4, #record - tail_bytes)
+      local entry = entry_of(id, body)
+      redis.call('SET', JOB .. id, body)
+      redis.call('DEL', RESULT .. id, RETRY .. id)
+      redis.call('ZREM', SET_OF[facts[1]], entry)
+      redis.call('ZREM', EXPIRY, LETTER_OF[facts[1]] .. entry)
+      redis.call('ZADD', LIVE, 0, entry)
+      if facts[5] > 0 then
+        remember(id, entry, { [ATTEMPT] = facts[3], [WORKER] = facts[4], [STARTED] = facts[5] }, facts[6],
+          facts[7] ~= '' and facts[7] or facts[1], '')
+      end
+      redis.call('HDEL', TRAIL .. entry, 'progress', 'last', 'error')
+      redis.call('PERSIST', TRAIL .. entry)
+      redis.call('PERSIST', LOG .. entry)
+      to_ready(id, options_of(body).priority)
+      depth, ready = depth + 1, ready + 1
+      count('redriven')
+      reply[3 + i] = 'pending'
+    end
+  end
+end
+if ready > 0 then reply[3] = ring(now, ready, gateway) end
+settle(now)
+return reply

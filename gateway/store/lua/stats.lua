@@ -1,0 +1,25 @@
+-- Counts of one queue. Writes nothing.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now
+-- Returns: 'ok', now, ready, due (scheduled or retrying, not yet due), leased, completed, failed, cancelled,
+--          unix ms since which the oldest ready task waits (0: none), totals (flat hash)
+local now = clock(ARGV[1])
+local oldest = 0
+for priority = 0, 3 do
+  local first = redis.call('ZRANGEBYSCORE', QUEUE, priority == 0 and '-inf' or priority * PRIORITY_WIDTH,
+    exclusive((priority + 1) * PRIORITY_WIDTH), 'LIMIT', 0, 1)[1]
+  local body = first and redis.call('GET', JOB .. first)
+  if body then
+    -- The enqueue time stands last in a body made here.
+    local made = is_native(first) and struct.unpack('>I4', body, #body - 7) * 2 ^ 32 + struct.unpack('>I4', body, #body - 3) or now
+    if oldest == 0 or made < oldest then oldest = made end
+  end
+end
+local overdue = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1, LEASED)), 'WITHSCORES', 'LIMIT', 0, 1)[2]
+if overdue and (oldest == 0 or tonumber(overdue) < oldest) then oldest = math.floor(tonumber(overdue)) end
+local ready = ready_count()
+local became_due = redis.call('ZCOUNT', QUEUE, READY_END, exclusive(math.min(now + 1, LEASED)))
+local waiting = waiting_count()
+return { 'ok', now, ready + became_due, waiting - ready - became_due, redis.call('ZCARD', QUEUE) - waiting,
+  redis.call('ZCARD', COMPLETED), redis.call('ZCARD', FAILED), redis.call('ZCARD', CANCELLED), oldest,
+  redis.call('HGETALL', TOTALS) }

@@ -1,0 +1,488 @@
+"""TaskManager: the bridge from arq's pull queue to long polls.
+
+Open polls wait here in memory; Redis knows only that this gateway waits for a queue. A ring, a new poll, or now and then a
+recheck starts a claim for that queue, which serves as many polls as there are tasks, the longest waiting first. Idle polls
+cost Redis nothing but the rechecks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import msgspec
+
+from gateway.errors import Refusal, ShuttingDown, StoreUnavailable, TooManyPolls
+from gateway.store.registry import DirectiveName, Registry, WorkerFacts
+from gateway.store.task_store import Claim, TaskStore
+from gateway.tasks import LeasedTask, Queue
+
+log = logging.getLogger("gateway.polls")
+_POLLS_PER_CLAIM = 200
+_RECHECK_SECONDS = 1.0
+_RECHECKS_PER_SECOND = 10.0
+_RETRY_SECONDS = 0.25
+_NOTE_WORKERS_SECONDS = 2.0
+_REREAD_DIRECTIVES_SECONDS = 10.0
+
+
+class PollRequest(msgspec.Struct, frozen=True):
+    """One poll: queues in strict order of preference. lease_ms 0: each task's own. poll_id '': none."""
+
+    tenant: str
+    worker_id: str
+    queues: tuple[Queue, ...]
+    max: int = 1
+    wait_seconds: float = 25.0
+    lease_ms: int = 0
+    poll_id: str = ""
+
+
+class _Poll:
+    """An open poll. `busy`: a claim for it is under way; nobody else may claim for it then."""
+
+    __slots__ = ("busy", "claim", "expired", "future", "hung_up", "request", "since")
+
+    def __init__(self, request: PollRequest, future: asyncio.Future[list[LeasedTask]]) -> None:
+        self.request = request
+        self.future = future
+        self.claim = Claim(request.worker_id, request.max, request.lease_ms, request.poll_id)
+        self.since = time.monotonic()
+        self.busy = False
+        self.expired = False
+        self.hung_up = False
+
+
+class _Bell:
+    """One queue's open polls, in order of arrival. armed: Redis knows that we wait; rung: something may be ready."""
+
+    __slots__ = ("armed", "pumping", "queue", "rung", "waiting")
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.waiting: dict[_Poll, None] = {}
+        self.armed = False
+        self.pumping = False
+        self.rung = 0
+
+
+class TaskManager:
+    """Holds the open polls of this process and hands them tasks.
+
+    max_open_polls: more are refused. Hears the store's rings (`ready`, `final`, ..) and alarms (passed to `on_alarm`).
+    """
+
+    def __init__(self, store: TaskStore, registry: Registry, max_open_polls: int) -> None:
+        self._store = store
+        self._registry = registry
+        self._max_open_polls = max_open_polls
+        self._bells: dict[Queue, _Bell] = {}
+        self._polls: set[_Poll] = set()
+        self._by_worker: dict[tuple[str, str], set[_Poll]] = {}
+        self._seen: dict[str, dict[str, WorkerFacts]] = {}
+        self._directives: dict[str, dict[str, DirectiveName]] = {}
+        self._directives_stale = asyncio.Event()
+        self._ends: dict[str, set[asyncio.Future[None]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.closed = False
+        self.on_alarm: Callable[[Queue, int], None] = lambda queue, at_ms: None
+        self.on_count: Callable[[str, int], None] = lambda name, number: None
+        self.on_dispatch: Callable[[int], None] = lambda waited_ms: None
+
+    # Polls
+
+    @property
+    def open_polls(self) -> int:
+        """How many polls wait here now."""
+        return len(self._polls)
+
+    def queues_waited_for(self) -> Iterable[Queue]:
+        """The queues that some open poll waits for."""
+        return [bell.queue for bell in self._bells.values() if bell.waiting]
+
+    def poll(self, request: PollRequest) -> OpenPoll:
+        """Open a poll. Await its `tasks`, tell it when its client hung up.
+
+        Raises ShuttingDown while draining, TooManyPolls above the bound.
+        """
+        if self.closed:
+            raise ShuttingDown()
+        if len(self._polls) >= self._max_open_polls:
+            raise TooManyPolls(self._max_open_polls)
+        poll = _Poll(request, asyncio.get_running_loop().create_future())
+        self._polls.add(poll)
+        self._by_worker.setdefault((request.tenant, request.worker_id), set()).add(poll)
+        queues = tuple(queue.job_type for queue in request.queues)
+        self._seen.setdefault(request.tenant, {})[request.worker_id] = WorkerFacts(queues, self._store.now_ms())
+        if request.tenant not in self._directives:
+            self._directives[request.tenant] = {}
+            self._directives_stale.set()
+        return OpenPoll(self, poll)
+
+    def directive(self, tenant: str, worker_id: str) -> DirectiveName:
+        """What this worker is told to do, as last heard."""
+        return self._directives.get(tenant, {}).get(worker_id, "run")
+
+    def saw_worker(self, tenant: str, worker_id: str) -> None:
+        """Note a sign of life other than a poll."""
+        facts = self._seen.get(tenant, {}).get(worker_id)
+        if facts is not None:
+            self._seen[tenant][worker_id] = WorkerFacts(facts.task_types, self._store.now_ms())
+
+    def forget_worker(self, tenant: str, worker_id: str) -> None:
+        """The worker signed off: do not list it again for what was seen of it before."""
+        self._seen.get(tenant, {}).pop(worker_id, None)
+
+    def send_home(self, tenant: str, worker_id: str) -> None:
+        """End a worker's open polls with nothing: it has a directive to hear."""
+        for poll in list(self._by_worker.get((tenant, worker_id), ())):
+            self._resolve(poll, [])
+
+    def close(self) -> None:
+        """Send every open poll home with nothing and take no more."""
+        self.closed = True
+        for poll in list(self._polls):
+            self._resolve(poll, [])
+        for futures in self._ends.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
+    async def settle(self) -> None:
+        """Wait until claims and hand-backs under way are done."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def wait_final(self, queue: Queue, task_id: str, seconds: float) -> None:
+        """Return when the task is final (or gone), at the latest after `seconds`."""
+        arq_id = self._store.arq_id(queue, task_id)
+        future = asyncio.get_running_loop().create_future()
+        self._ends.setdefault(arq_id, set()).add(future)
+        try:
+            async with asyncio.timeout(seconds):
+                if self.closed or await self._store.watch(queue, task_id, int(seconds * 1000) + 5000):
+                    return
+                await future
+        except TimeoutError:
+            return
+        finally:
+            waiting = self._ends.get(arq_id, set())
+            waiting.discard(future)
+            if not waiting:
+                self._ends.pop(arq_id, None)
+
+    # What the store says
+
+    def ready(self, queue: Queue, tasks: int) -> None:
+        """Claim for polls that wait on this queue: so many tasks are ready for us."""
+        bell = self._bells.get(queue)
+        if bell is None or not bell.waiting:
+            if bell is not None:
+                bell.armed = False
+            self._spawn(self._pass_on(queue))
+            return
+        bell.armed = False
+        bell.rung += tasks
+        self._pump(bell)
+
+    def final(self, arq_id: str) -> None:
+        """Tell who waits for this task's end."""
+        for future in self._ends.get(arq_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def alarm(self, queue: Queue, at_ms: int) -> None:
+        """Pass an alarm to the sweep."""
+        self.on_alarm(queue, at_ms)
+
+    def count(self, name: str, number: int) -> None:
+        """Pass an outcome to the metrics."""
+        self.on_count(name, number)
+
+    def dispatched(self, waited_ms: int) -> None:
+        """Pass a dispatch latency to the metrics."""
+        self.on_dispatch(waited_ms)
+
+    def directives_changed(self) -> None:
+        """Read the directives again."""
+        self._directives_stale.set()
+
+    def resumed(self) -> None:
+        """Rings may have been missed: look at every queue, every directive and every awaited end once."""
+        self._directives_stale.set()
+        for bell in self._bells.values():
+            bell.armed = False
+            if bell.waiting:
+                bell.rung += 1
+                self._pump(bell)
+        for futures in self._ends.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
+    # Chores
+
+    async def run(self) -> None:
+        """Rechecks, directives and the list of workers, for ever. Cancel it to stop."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._recheck())
+            group.create_task(self._read_directives())
+            group.create_task(self._note_workers())
+
+    async def _recheck(self) -> None:
+        """Look at each waited-for queue now and then: rings can be lost, and plain arq producers do not ring."""
+        while True:
+            bells = [bell for bell in self._bells.values() if bell.waiting]
+            await asyncio.sleep(max(_RECHECK_SECONDS, len(bells) / _RECHECKS_PER_SECOND))
+            for bell in bells:
+                if bell.waiting and not bell.pumping:
+                    bell.armed = False
+                    bell.rung += 1
+                    self._pump(bell)
+            for queue, bell in list(self._bells.items()):
+                if not bell.waiting and not bell.pumping and not bell.armed:
+                    del self._bells[queue]
+
+    async def _read_directives(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_REREAD_DIRECTIVES_SECONDS):
+                    await self._directives_stale.wait()
+            except TimeoutError:
+                pass
+            self._directives_stale.clear()
+            for tenant in list(self._directives):
+                try:
+                    found = await self._registry.directives(tenant)
+                except StoreUnavailable:
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    self._directives_stale.set()
+                    break
+                changed = {worker for worker in found if self._directives[tenant].get(worker) != found[worker]}
+                self._directives[tenant] = found
+                for worker in changed:
+                    self.send_home(tenant, worker)
+
+    async def _note_workers(self) -> None:
+        while True:
+            await asyncio.sleep(_NOTE_WORKERS_SECONDS)
+            seen, self._seen = self._seen, {}
+            now_ms = self._store.now_ms()
+            for poll in self._polls:
+                request = poll.request
+                queues = tuple(queue.job_type for queue in request.queues)
+                seen.setdefault(request.tenant, {})[request.worker_id] = WorkerFacts(queues, now_ms)
+            for tenant, workers in seen.items():
+                try:
+                    await self._registry.note_workers(tenant, workers)
+                except StoreUnavailable:
+                    pass
+
+    # Claiming
+
+    async def serve(self, poll: _Poll) -> list[LeasedTask]:
+        """Get tasks for a poll: at once where there are some, otherwise when they come, or nothing after its wait."""
+        request = poll.request
+        stays = request.wait_seconds > 0
+        poll.busy = True
+        try:
+            for queue in request.queues:
+                self._bell(queue).waiting[poll] = None
+            if request.poll_id and len(request.queues) > 1:
+                # What an earlier poll of this id got may stand in any of its queues: ask all before taking anew.
+                await self._look(poll, request.queues, recall=True)
+            await self._look(poll, request.queues if not stays else self._unarmed(request.queues))
+            if not poll.future.done() and stays and not self.closed:
+                left = request.wait_seconds - (time.monotonic() - poll.since)
+                timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._time_out, poll)
+                self._free(poll)
+                try:
+                    await asyncio.shield(poll.future)
+                finally:
+                    timer.cancel()
+            return poll.future.result() if poll.future.done() else []
+        except asyncio.CancelledError:
+            self.hang_up(poll)
+            raise
+        finally:
+            self._leave(poll)
+
+    def hang_up(self, poll: _Poll) -> None:
+        """The poll's client is gone: it gets nothing, and what was claimed for it goes back."""
+        if poll.hung_up:
+            return
+        poll.hung_up = True
+        if poll.future.done():
+            self.hand_back(poll.request, poll.future.result())
+        else:
+            self._resolve(poll, [])
+
+    def hand_back(self, request: PollRequest, tasks: list[LeasedTask]) -> None:
+        """Put claimed tasks back where they stood, as if they had never been claimed."""
+        for leased in tasks:
+            self._spawn(self._hand_back(request, leased))
+
+    async def _hand_back(self, request: PollRequest, leased: LeasedTask) -> None:
+        queue = Queue(request.tenant, leased.task.spec.job_type)
+        guard = f"{request.worker_id} {request.poll_id}" if request.poll_id else ""
+        try:
+            await self._store.release(queue, leased.task.id, leased.token, front=True, poll=guard)
+        except Refusal as refusal:
+            # Its lease lapses then; that is what leases are for.
+            log.info("could not hand a task back", extra={"task_id": leased.task.id, "code": refusal.code})
+
+    async def _look(self, poll: _Poll, queues: Iterable[Queue], *, recall: bool = False) -> None:
+        """Claim for one poll, queue by queue. recall: only what its poll_id got before."""
+        claim = poll.claim if not recall else msgspec.structs.replace(poll.claim, max=0)
+        for queue in queues:
+            if poll.future.done():
+                return
+            bell = self._bell(queue)
+            waited_ms = int((time.monotonic() - poll.since) * 1000)
+            stays = poll.request.wait_seconds > 0 and not recall
+            claimed = await self._store.claim(queue, [claim], stays=stays, others=0, waited_ms=waited_ms)
+            bell.armed = bell.armed or claimed.registered
+            self._deliver(poll, claimed.tasks[0])
+
+    def _unarmed(self, queues: tuple[Queue, ...]) -> Iterable[Queue]:
+        """The queues of which we do not know that they are empty. Where we stand registered, a ring would have come."""
+        for queue in queues:
+            bell = self._bell(queue)
+            if not bell.armed or bell.rung or len(bell.waiting) == 1:
+                yield queue
+
+    def _pump(self, bell: _Bell) -> None:
+        if not bell.pumping:
+            bell.pumping = True
+            self._spawn(self._serve_waiting(bell))
+
+    async def _serve_waiting(self, bell: _Bell) -> None:
+        """Claim for the longest waiting free polls of a queue, until nothing is ready or nobody free waits."""
+        try:
+            while bell.rung and bell.waiting:
+                polls = []
+                for poll in bell.waiting:
+                    if not poll.busy and not poll.future.done():
+                        polls.append(poll)
+                        if len(polls) >= min(bell.rung, _POLLS_PER_CLAIM):
+                            break
+                if not polls:
+                    # Everybody is busy elsewhere; whoever becomes free looks at `rung`.
+                    return
+                bell.rung = 0
+                for poll in polls:
+                    poll.busy = True
+                ready_left = 0
+                waited_ms = int((time.monotonic() - polls[0].since) * 1000)
+                others = len(bell.waiting) - len(polls)
+                try:
+                    claimed = await self._store.claim(
+                        bell.queue, [poll.claim for poll in polls], stays=True, others=others, waited_ms=waited_ms
+                    )
+                except Refusal:
+                    # Redis is away: the polls wait on, the next recheck looks again.
+                    for poll in polls:
+                        self._free(poll)
+                    return
+                ready_left = claimed.ready_left
+                bell.armed = claimed.registered
+                for poll, tasks in zip(polls, claimed.tasks, strict=True):
+                    self._deliver(poll, tasks)
+                for poll in polls:
+                    self._free(poll)
+                bell.rung = max(bell.rung, ready_left)
+            if bell.rung:
+                bell.rung = 0
+                await self._pass_on(bell.queue)
+        finally:
+            bell.pumping = False
+
+    async def _pass_on(self, queue: Queue) -> None:
+        try:
+            await self._store.pass_ring_on(queue)
+        except Refusal:
+            pass
+
+    def _deliver(self, poll: _Poll, tasks: list[LeasedTask]) -> None:
+        if not tasks:
+            return
+        if poll.future.done():
+            self.hand_back(poll.request, tasks)
+        else:
+            self._resolve(poll, tasks)
+
+    def _free(self, poll: _Poll) -> None:
+        """A claim for this poll is over: end it if its time came meanwhile, else let its other queues have it."""
+        poll.busy = False
+        if poll.future.done():
+            return
+        if poll.expired:
+            self._resolve(poll, [])
+            return
+        for queue in poll.request.queues:
+            bell = self._bells.get(queue)
+            if bell is not None and bell.rung:
+                self._pump(bell)
+
+    def _time_out(self, poll: _Poll) -> None:
+        poll.expired = True
+        if not poll.busy:
+            self._resolve(poll, [])
+
+    def _resolve(self, poll: _Poll, tasks: list[LeasedTask]) -> None:
+        if not poll.future.done():
+            poll.future.set_result(tasks)
+        for queue in poll.request.queues:
+            bell = self._bells.get(queue)
+            if bell is not None:
+                bell.waiting.pop(poll, None)
+
+    def _leave(self, poll: _Poll) -> None:
+        self._resolve(poll, [])
+        self._polls.discard(poll)
+        key = (poll.request.tenant, poll.request.worker_id)
+        mates = self._by_worker.get(key)
+        if mates is not None:
+            mates.discard(poll)
+            if not mates:
+                del self._by_worker[key]
+
+    def _bell(self, queue: Queue) -> _Bell:
+        bell = self._bells.get(queue)
+        if bell is None:
+            bell = self._bells[queue] = _Bell(queue)
+        return bell
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a claim failed", exc_info=task.exception())
+
+
+class OpenPoll:
+    """A poll that waits. Use it once."""
+
+    __slots__ = ("_manager", "_poll")
+
+    def __init__(self, manager: TaskManager, poll: _Poll) -> None:
+        self._manager = manager
+        self._poll = poll
+
+    async def tasks(self) -> list[LeasedTask]:
+        """Wait for tasks. Empty: none came in time, the gateway drains, or the client hung up.
+
+        Raises StoreUnavailable when Redis did not answer the first look; later absences are waited out.
+        """
+        return await self._manager.serve(self._poll)
+
+    def hang_up(self) -> None:
+        """The client is gone. Safe to call at any time, also after `tasks` returned."""
+        self._manager.hang_up(self._poll)

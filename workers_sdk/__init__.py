@@ -1,0 +1,1 @@
+"""Python client and worker for tasks-gateway; knows the wire protocol only."""
