@@ -140,6 +140,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 def create_app(
     settings: Settings, redis_url: str, *, pool_size: int = 0, clock: Callable[[], int] | None = None
 ) -> GatewayApp:
-    """Build the gateway. redis_url: the Redis to use (the embedded one's socket, too); pool_size: bundled workers for the
-    `default` queue; clock: unix ms for tests, Redis's own otherwise."""
+    """Build the gateway.
+
+    redis_url: the Redis to use (the embedded one's socket, too). pool_size: bundled workers for the `default` queue.
+    clock: unix ms for tests; otherwise Redis's own.
+    """
     return GatewayApp(settings, redis_url, pool_size=pool_size, clock=clock)

@@ -1,7 +1,7 @@
 """The gateway's chore: sweeps on time. Every gateway does them; each sweep is one idempotent script.
 
-A queue is swept when its next alarm is due (the end of a lease, the time of a scheduled task, ..), as far as this gateway
-knows it, and now and then besides: another gateway may have set an earlier alarm and died.
+A queue is swept when its next alarm is due (the end of a lease, the time of a scheduled task, ..), as far as this
+gateway knows it, and now and then besides: another gateway may have set an earlier alarm and died.
 """
 
 from __future__ import annotations
@@ -85,9 +85,5 @@ class Sweeper:
         if swept.next_alarm_ms:
             self.alarm(queue, swept.next_alarm_ms)
         if swept.lapsed or swept.timed_out or swept.expired:
-            log.info(
-                "swept a queue",
-                extra={
-                    "queue": queue.job_type, "lapsed": swept.lapsed, "timed_out": swept.timed_out, "expired": swept.expired,
-                },
-            )  # fmt: skip
+            facts = {"lapsed": swept.lapsed, "timed_out": swept.timed_out, "expired": swept.expired}
+            log.info("swept a queue", extra={"queue": queue.job_type, **facts})

@@ -136,7 +136,8 @@ def get(
 
 
 _WELCOME = """
-[bold]tasks-gateway[/] is up at [bold]{url}[/], with {pool} bundled workers for the queue [bold]default[/]. Try, in another terminal:
+[bold]tasks-gateway[/] is up at [bold]{url}[/], with {pool} bundled workers for the queue [bold]default[/].
+Try, in another terminal:
 
   [dim]# a task for the bundled pool (it takes 1-5 seconds), and its result[/]
   curl -s {url}/tasks -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{"title": "My first task"}}'
@@ -206,7 +207,8 @@ def _request(
                 _fail(f"{url} answered {error.code}, and not as a gateway does; is the address right?", 3)
     except (urllib.error.URLError, OSError, ValueError) as error:
         _fail(
-            f"no gateway answers at {url}: {getattr(error, 'reason', error)}. Start one with `gateway run`, or name it with --url",
+            f"no gateway answers at {url}: {getattr(error, 'reason', error)}. "
+            "Start one with `gateway run`, or name it with --url",
             3,
         )
 

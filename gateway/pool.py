@@ -1,7 +1,7 @@
 """The bundled pool: a fixed number of workers inside the gateway, for the `default` queue.
 
-It simulates work of one to five seconds a task, so that a fresh installation does something at once. It goes through the
-same claims, heartbeats and reports as every other worker.
+It simulates work of one to five seconds a task, so that a fresh installation does something at once. It goes through
+the same claims, heartbeats and reports as every other worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 5.0
 
 
 class Pool:
-    """`size` workers that poll the `default` queue. drain_seconds: how long running tasks may still take when it stops."""
+    """`size` workers that poll the `default` queue. drain_seconds: how long running tasks may take when it stops."""
 
     def __init__(self, store: TaskStore, manager: TaskManager, size: int, drain_seconds: float) -> None:
         self._store = store

@@ -1,8 +1,8 @@
 """TaskManager: the bridge from arq's pull queue to long polls.
 
-Open polls wait here in memory; Redis knows only that this gateway waits for a queue. A ring, a new poll, or now and then a
-recheck starts a claim for that queue, which serves as many polls as there are tasks, the longest waiting first. Idle polls
-cost Redis nothing but the rechecks.
+Open polls wait here in memory; Redis knows only that this gateway waits for a queue. A ring, a new poll, or now and
+then a recheck starts a claim for that queue, which serves as many polls as there are tasks, the longest waiting first.
+Idle polls cost Redis nothing but the rechecks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from gateway.errors import Refusal, ShuttingDown, StoreUnavailable, TooManyPolls
+from gateway.store.calls import Claim
 from gateway.store.registry import DirectiveName, Registry, WorkerFacts
-from gateway.store.task_store import Claim, TaskStore
+from gateway.store.task_store import TaskStore
 from gateway.tasks import LeasedTask, Queue
 
 log = logging.getLogger("gateway.polls")

@@ -70,8 +70,8 @@ class Producers:
         self._max_body_bytes = max_body_bytes
 
     async def enqueue(self, call: Call) -> Reply:
-        """POST /tasks. 201 with Location, 200 (batch in parts; `Prefer: wait` and final), 202 (`Prefer: wait`, not final),
-        400, 413, 415, 422, 503."""
+        """POST /tasks. 201 with Location, 200 (batch in parts, or `Prefer: wait` and final), 202 (`Prefer: wait`, not
+        final), 400, 413, 415, 422, 503."""
         if self._manager.closed:
             raise ShuttingDown()
         media = check_media_type(call.headers.get(b"content-type"), (_JSON, _NDJSON))
@@ -98,7 +98,7 @@ class Producers:
         return Reply(200 if is_final(task) else 202, encode(task_reply(task, jobs=call.jobs)), (location, applied))
 
     async def get(self, call: Call) -> Reply:
-        """GET /tasks/{id}. 200 with ETag, 304, 400, 404. `?wait=N` or `Prefer: wait=N` holds until the task is final."""
+        """GET /tasks/{id}. 200 with ETag, 304, 400, 404. `?wait=N` or `Prefer: wait=N` holds until it is final."""
         return await self._get(call, call.id, call.query("wait"))
 
     async def get_by_query(self, call: Call) -> Reply:

@@ -39,8 +39,9 @@ from gateway.api.producers import queue_of
 from gateway.api.replies import encode, leased_reply
 from gateway.api.times import format_time
 from gateway.errors import InvalidId, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
+from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry
-from gateway.store.task_store import Kept, Reported, TaskStore
+from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
 from gateway.tasks import DEFAULT_TENANT, WORKER_ID, LeasedTask, Queue
 
@@ -68,10 +69,7 @@ class Workers:
 
     async def poll(self, call: Call) -> Reply:
         """GET /poll, POST /poll. 200, 204, 400, 415, 429, 503."""
-        if call.method == "POST":
-            message = decode(await self._body(call), _poll)
-        else:
-            message = _poll_of_query(call)
+        message = decode(await self._body(call), _poll) if call.method == "POST" else _poll_of_query(call)
         request = _poll_request(message)
         tasks = await self._take(call, request)
         directive = (b"x-directive", self._manager.directive(request.tenant, request.worker_id).encode())

@@ -125,7 +125,8 @@ def encode_job(spec: TaskSpec) -> bytes:
             spec.priority, spec.max_attempts, spec.lease_ms, spec.timeout_ms, spec.retention_ms,
             spec.failed_retention_ms, _EXPIRES if spec.expires_in_ms else 0,
         ),
-        b"\xa1t\xc0\xa1f", _pack(spec.job_type), b"\xa1a\x91", text_header(len(spec.payload)), spec.payload, b"\xa1k\x80",
+        b"\xa1t\xc0\xa1f", _pack(spec.job_type),
+        b"\xa1a\x91", text_header(len(spec.payload)), spec.payload, b"\xa1k\x80",
         b"\xa1m" + packed_facts if has_facts else b"",
         b"\xa2et",
     ))  # fmt: skip
@@ -152,8 +153,8 @@ def spec_of(record: Record, job_type: str) -> TaskSpec:
             retention_ms=retention_ms, failed_retention_ms=failed_retention_ms,
         )  # fmt: skip
     return TaskSpec(
-        job_type, payload, facts.title, facts.description, priority, facts.tags, facts.delay_ms, facts.run_at_ms, max_attempts,
-        facts.retry, lease_ms, timeout_ms, facts.expires_in_ms, retention_ms, failed_retention_ms,
+        job_type, payload, facts.title, facts.description, priority, facts.tags, facts.delay_ms, facts.run_at_ms,
+        max_attempts, facts.retry, lease_ms, timeout_ms, facts.expires_in_ms, retention_ms, failed_retention_ms,
         facts.traceparent, facts.tracestate,
     )  # fmt: skip
 

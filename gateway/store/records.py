@@ -105,7 +105,7 @@ def _trail(flat: list[bytes]) -> tuple[tuple[Attempt, ...], dict[bytes, bytes]]:
                     int(one.finished_at_ms),
                     one.outcome,
                     one.error.encode() if one.error else None,
-                )  # fmt: skip
+                )
             )
     history.sort(key=lambda one: one.started_at_ms)
     return tuple(history), facts

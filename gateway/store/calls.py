@@ -1,0 +1,83 @@
+"""What goes into the store's calls and what comes back, beyond the model itself."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Protocol
+
+import msgspec
+
+from gateway.tasks import LeasedTask, Queue, Status
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What one poll asks of one queue. lease_ms 0: each task's own. Its tokens start with `seed`, 128 random bits."""
+
+    worker_id: str
+    max: int
+    lease_ms: int = 0
+    poll_id: str = ""
+    seed: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(16))
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What a call of `claim` gave: per poll its tasks; ready tasks left; whether this gateway stands registered."""
+
+    tasks: list[list[LeasedTask]]
+    ready_left: int
+    registered: bool
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What one sweep of a queue did. next_alarm_ms: when the queue needs one again (unix ms, 0: not by itself)."""
+
+    next_alarm_ms: int
+    lapsed: int
+    timed_out: int
+    expired: int
+    promoted: int
+    purged: int
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """A report that was accepted. due_ms: when the task is due again (unix ms, 0: it is not waiting for a time)."""
+
+    status: Status
+    worker_id: str = ""
+    due_ms: int = 0
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A lease that goes on for lease_ms."""
+
+    lease_ms: int
+    cancel_requested: bool
+    worker_id: str
+
+
+class Listener(Protocol):
+    """Who wants to hear what the store's replies tell in passing."""
+
+    def ready(self, queue: Queue, tasks: int) -> None:
+        """So many tasks became ready that this gateway should claim."""
+
+    def alarm(self, queue: Queue, at_ms: int) -> None:
+        """The queue will need a sweep then (unix ms, the store's clock)."""
+
+    def count(self, name: str, number: int) -> None:
+        """An outcome to add to the metrics."""
+
+    def dispatched(self, waited_ms: int) -> None:
+        """A task was handed out so long after it became ready."""
+
+
+class Nobody:
+    """A listener that does not care."""
+
+    def ready(self, queue: Queue, tasks: int) -> None: ...
+
+    def alarm(self, queue: Queue, at_ms: int) -> None: ...
+
+    def count(self, name: str, number: int) -> None: ...
+
+    def dispatched(self, waited_ms: int) -> None: ...

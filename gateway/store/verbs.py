@@ -1,0 +1,390 @@
+"""How each script is called with many requests at once, and how its reply is read. One class a verb.
+
+Items, arguments and replies are those of the header of the verb's Lua file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gateway.errors import AlreadyFinished, LeaseLost, NotFinished, QueueFull, Refusal, TaskNotFound
+from gateway.store import arq_format
+from gateway.store.batching import Argument
+from gateway.store.calls import Claim, Claimed, Kept, Listener, Reported, Swept
+from gateway.store.keys import Keys
+from gateway.store.records import read_claimed
+from gateway.tasks import Lease, Queue, Status, public_id
+
+
+class Context(Protocol):
+    """What calls need of the store they belong to."""
+
+    keys: Keys
+    gateway: str
+    queue_limit: int
+    listener: Listener
+
+    def given_now(self) -> Argument:
+        """The time to hand in."""
+
+    def heard_now(self, now_ms: int) -> None:
+        """The store's clock, from a reply."""
+
+
+class ScriptCall:
+    """One script's call and reply. Items and replies are those of its Lua header."""
+
+    name = ""
+    repeat = True
+    batch = 500
+
+    def __init__(self, store: Context) -> None:
+        self.store = store
+
+    def weight(self, item: Any) -> int:
+        return 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        raise NotImplementedError
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def start(self) -> list[Argument]:
+        return [self.store.given_now()]
+
+    def hear(self, reply: list[Any], queue: Queue | None = None, mine: int = 0) -> None:
+        self.store.heard_now(reply[1])
+        if mine and queue is not None:
+            self.store.listener.ready(queue, mine)
+
+
+class _Enqueue(ScriptCall):
+    name = "enqueue"
+
+    def weight(self, item: Any) -> int:
+        return len(item[2])
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        total = sum(len(item[2]) for item in items)
+        args: list[Argument] = [*self.start(), self.store.gateway, self.store.queue_limit, total]
+        for _, tag, tasks in items:
+            for ulid, priority, due, expires_in_ms, group, body in tasks:
+                args += (tag + ulid, priority, due, expires_in_ms, group, body)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        queue = items[0][0]
+        listener = self.store.listener
+        outcomes, at, stored = [], 4, 0
+        for _, _, tasks in items:
+            dues = reply[at : at + len(tasks)]
+            at += len(tasks)
+            stored += sum(due >= 0 for due in dues)
+            for due, task in zip(dues, tasks, strict=True):
+                if due > 0:
+                    listener.alarm(queue, due)
+                if task[3] and due >= 0:
+                    listener.alarm(queue, reply[1] + task[3])
+            outcomes.append((reply[1], reply[3], dues))
+        listener.count("enqueued", stored)
+        self.hear(reply, queue, reply[2])
+        return outcomes
+
+
+class _Claim(ScriptCall):
+    name = "claim"
+    # Leases that a lost reply gave out come back by themselves; handing out others in their place must not happen.
+    repeat = False
+    batch = 200
+
+    def weight(self, item: Any) -> int:
+        return len(item[1])
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        others = max(item[3] for item in items)
+        waited_ms = max(item[4] for item in items)
+        polls = sum(len(item[1]) for item in items)
+        args: list[Argument] = [*self.start(), self.store.gateway, others, waited_ms, polls]
+        for _, claims, stays, _, _ in items:
+            for claim in claims:
+                args += (claim.worker_id, claim.poll_id, claim.max, claim.lease_ms, claim.seed, int(stays))
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        queue = items[0][0]
+        self.hear(reply)
+        listener = self.store.listener
+        if reply[4]:
+            listener.alarm(queue, reply[4] + 1)
+        if reply[5]:
+            listener.count("failed", reply[5])
+        tag = self.store.keys.of(queue).tag
+        outcomes, at = [], 6
+        for _, claims, _, _, _ in items:
+            given = []
+            for claim in claims:
+                leased = [
+                    read_claimed(task, _token(task[4], claim), claim.worker_id, queue, tag, reply[1])
+                    for task in reply[at]
+                ]
+                for one in leased:
+                    if one.task.attempt == 1:
+                        listener.dispatched(max(0, reply[1] - one.task.run_at_ms))
+                given.append(leased)
+                at += 1
+            outcomes.append(Claimed(given, reply[2], bool(reply[3])))
+        return outcomes
+
+
+def _token(number: int | bytes, claim: Claim) -> str:
+    """A lease's token: the poll's seed and the task's number in it; one that was given before has its token in full."""
+    if isinstance(number, bytes):
+        return number.decode()
+    return f"{claim.seed}.{number}" if number else claim.seed
+
+
+class _Report(ScriptCall):
+    """A report: items start with (queue, public id, arq id, token)."""
+
+    def refusal(self, word: bytes, item: Any) -> Refusal:
+        if word == b"missing":
+            return TaskNotFound(item[1])
+        self.store.listener.count("stale_report", 1)
+        return LeaseLost(item[1])
+
+
+class _Heartbeat(_Report):
+    name = "heartbeat"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        args: list[Argument] = [*self.start(), len(items)]
+        for _, _, arq_id, token, lease_ms, progress, lines in items:
+            args += (arq_id, token, lease_ms, progress, len(lines), *lines)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        outcomes: list[Kept | Refusal] = []
+        for item, answer in zip(items, reply[2:], strict=True):
+            if answer[0] == b"ok":
+                outcomes.append(Kept(answer[1], bool(answer[2]), answer[3].decode()))
+                self.store.listener.alarm(item[0], reply[1] + answer[1] + 1)
+            else:
+                outcomes.append(self.refusal(answer[0], item))
+        return outcomes
+
+
+class _Complete(_Report):
+    name = "complete"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        args: list[Argument] = [*self.start(), len(items)]
+        for _, _, arq_id, token, pairs, number in items:
+            args += (arq_id, token, pairs, number)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        outcomes: list[Reported | Refusal] = []
+        done = 0
+        for item, answer in zip(items, reply[2:], strict=True):
+            if answer[0] == b"completed":
+                done += answer[3] > 0
+                outcomes.append(Reported(Status.COMPLETED, answer[1].decode()))
+            else:
+                outcomes.append(self.refusal(answer[0], item))
+        self.store.listener.count("completed", done)
+        return outcomes
+
+
+class _Fail(_Report):
+    name = "fail"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        args: list[Argument] = [*self.start(), self.store.gateway, len(items)]
+        for _, _, arq_id, token, retryable, delay_ms, error, brief, pairs, number in items:
+            args += (arq_id, token, int(retryable), delay_ms, error, brief, pairs, number)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply, items[0][0], reply[2])
+        outcomes: list[Reported | Refusal] = []
+        for item, (word, due_ms, worker_id, _, attempt) in zip(items, reply[3:], strict=True):
+            if word in (b"lost", b"missing"):
+                outcomes.append(self.refusal(word, item))
+                continue
+            status = Status(word.decode())
+            if attempt:
+                self.store.listener.count("retried" if status is Status.RETRYING else status.value, 1)
+            if due_ms:
+                self.store.listener.alarm(item[0], due_ms)
+            outcomes.append(Reported(status, worker_id.decode(), due_ms))
+        return outcomes
+
+
+class _Release(_Report):
+    name = "release"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        args: list[Argument] = [*self.start(), self.store.gateway, len(items)]
+        for _, _, arq_id, token, delay_ms, front, poll in items:
+            args += (arq_id, token, delay_ms, "front" if front else "end", poll)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply, items[0][0], reply[2])
+        outcomes: list[Reported | Refusal] = []
+        for item, (word, due_ms) in zip(items, reply[3:], strict=True):
+            if word in (b"lost", b"missing"):
+                outcomes.append(self.refusal(word, item))
+                continue
+            if due_ms:
+                self.store.listener.alarm(item[0], due_ms)
+            outcomes.append(Reported(Status.PROCESSING if word == b"kept" else Status(word.decode()), "", due_ms))
+        return outcomes
+
+
+class _Expire(ScriptCall):
+    name = "expire"
+    batch = 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), self.store.gateway, items[0][1]]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply, items[0][0], reply[2])
+        swept = Swept(*reply[3:9])
+        for name, number in (("lapsed", swept.lapsed), ("timeout", swept.timed_out), ("expired", swept.expired)):
+            if number:
+                self.store.listener.count(name, number)
+        return [swept]
+
+
+class _Cancel(ScriptCall):
+    name = "cancel"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), len(items), *(item[2] for item in items)]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        outcomes: list[bool | Refusal] = []
+        for item, word in zip(items, reply[2:], strict=True):
+            if word in (b"cancelled", b"requested"):
+                outcomes.append(word == b"cancelled")
+                if word == b"cancelled":
+                    self.store.listener.count("cancelled", 1)
+            elif word == b"missing":
+                outcomes.append(TaskNotFound(item[1]))
+            else:
+                outcomes.append(AlreadyFinished(item[1], word.decode().removeprefix("was_")))
+        return outcomes
+
+
+class _Retry(ScriptCall):
+    name = "retry"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), self.store.gateway, self.store.queue_limit, len(items), *(item[2] for item in items)]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply, items[0][0], reply[2])
+        outcomes: list[Refusal | None] = []
+        for item, word in zip(items, reply[3:], strict=True):
+            if word == b"pending":
+                outcomes.append(None)
+            elif word == b"full":
+                outcomes.append(QueueFull(item[0].job_type, self.store.queue_limit, self.store.queue_limit))
+            elif word == b"completed":
+                outcomes.append(AlreadyFinished(item[1], "completed"))
+            elif word == b"live":
+                outcomes.append(NotFinished(item[1]))
+            else:
+                outcomes.append(TaskNotFound(item[1]))
+        return outcomes
+
+
+class _Watch(ScriptCall):
+    name = "watch"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        longest = max(item[1] for item in items)
+        return [*self.start(), self.store.gateway, longest, len(items), *(item[0] for item in items)]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        return [bool(flag) for flag in reply[2:]]
+
+
+class _Ring(ScriptCall):
+    name = "ring"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), self.store.gateway]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply, items[0], reply[2])
+        return [None] * len(items)
+
+
+class _Leases(ScriptCall):
+    name = "leases"
+    batch = 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), items[0][1], items[0][2]]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        queue = items[0][0]
+        tag = self.store.keys.of(queue).tag
+        leases = []
+        for raw_id, raw in zip(reply[2::2], reply[3::2], strict=True):
+            record = arq_format.decode_lease(raw)
+            task_id = public_id(queue.job_type, raw_id.decode("utf-8", "surrogateescape"), tag)
+            leases.append(
+                Lease(task_id, record.token, record.worker_id, int(record.started_at_ms), int(record.ends_at_ms))
+            )
+        return [leases]
+
+
+class _Read(ScriptCall):
+    name = "read"
+    batch = 200
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        with_log = any(item[1] for item in items)
+        return [*self.start(), int(with_log), len(items), *(item[0] for item in items)]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        return reply[2:]
+
+
+class _Page(ScriptCall):
+    name = "page"
+    batch = 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        ((before, limit, lists),) = items
+        return [*self.start(), before, limit, *lists]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        return [list(zip(reply[2::2], reply[3::2], strict=True))]
+
+
+class _Stats(ScriptCall):
+    name = "stats"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return self.start()
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        return [reply[1:]] * len(items)
+
+
+VERBS: tuple[type[ScriptCall], ...] = (
+    _Enqueue, _Claim, _Heartbeat, _Complete, _Fail, _Release, _Expire, _Cancel, _Retry, _Watch, _Ring, _Leases,
+    _Read, _Page, _Stats,
+)  # fmt: skip
