@@ -26,7 +26,9 @@ _POLLS_PER_CLAIM = 200
 _RECHECK_SECONDS = 1.0
 _RECHECKS_PER_SECOND = 10.0
 _RETRY_SECONDS = 0.25
-_NOTE_WORKERS_SECONDS = 2.0
+_NOTE_WORKERS_SECONDS = 1.0
+# Whoever holds a poll open is seen now and then only: ten thousand idle polls must cost next to nothing.
+_NOTE_ALL_WORKERS_SECONDS = 20.0
 _REREAD_DIRECTIVES_SECONDS = 10.0
 
 
@@ -213,6 +215,7 @@ class TaskManager:
 
     def resumed(self) -> None:
         """Rings may have been missed: look at every queue, every directive and every awaited end once."""
+        self._registry.doubt()
         self._directives_stale.set()
         for bell in self._bells.values():
             bell.armed = False
@@ -268,14 +271,16 @@ class TaskManager:
                     self.send_home(tenant, worker)
 
     async def _note_workers(self) -> None:
+        noted_all = time.monotonic()
         while True:
             await asyncio.sleep(_NOTE_WORKERS_SECONDS)
             seen, self._seen = self._seen, {}
-            now_ms = self._store.now_ms()
-            for poll in self._polls:
-                request = poll.request
-                queues = tuple(queue.job_type for queue in request.queues)
-                seen.setdefault(request.tenant, {})[request.worker_id] = WorkerFacts(queues, now_ms)
+            if time.monotonic() - noted_all >= _NOTE_ALL_WORKERS_SECONDS:
+                noted_all = time.monotonic()
+                for poll in self._polls:
+                    request = poll.request
+                    facts = WorkerFacts(tuple(queue.job_type for queue in request.queues), self._store.now_ms())
+                    seen.setdefault(request.tenant, {})[request.worker_id] = facts
             for tenant, workers in seen.items():
                 try:
                     await self._registry.note_workers(tenant, workers)
@@ -346,7 +351,7 @@ class TaskManager:
             stays = poll.request.wait_seconds > 0 and not recall
             claimed = await self._store.claim(queue, [claim], stays=stays, others=0, waited_ms=waited_ms)
             bell.armed = bell.armed or claimed.registered
-            self._deliver(poll, claimed.tasks[0])
+            self._deliver(poll, queue, claimed.tasks[0])
 
     def _unarmed(self, queues: tuple[Queue, ...]) -> Iterable[Queue]:
         """The queues of which we do not know that they are empty. Where we stand registered, a ring would have come."""
@@ -391,7 +396,7 @@ class TaskManager:
                 ready_left = claimed.ready_left
                 bell.armed = claimed.registered
                 for poll, tasks in zip(polls, claimed.tasks, strict=True):
-                    self._deliver(poll, tasks)
+                    self._deliver(poll, bell.queue, tasks)
                 for poll in polls:
                     self._free(poll)
                 bell.rung = max(bell.rung, ready_left)
@@ -407,13 +412,22 @@ class TaskManager:
         except Refusal:
             pass
 
-    def _deliver(self, poll: _Poll, tasks: list[LeasedTask]) -> None:
+    def _deliver(self, poll: _Poll, queue: Queue, tasks: list[LeasedTask]) -> None:
         if not tasks:
             return
+        if not self._registry.knows(queue):
+            # A plain arq producer does not register what it makes.
+            self._spawn(self._register(queue))
         if poll.future.done():
             self.hand_back(poll.request, tasks)
         else:
             self._resolve(poll, tasks)
+
+    async def _register(self, queue: Queue) -> None:
+        try:
+            await self._registry.register({queue})
+        except Refusal:
+            pass
 
     def _free(self, poll: _Poll) -> None:
         """A claim for this poll is over: end it if its time came meanwhile, else let its other queues have it."""

@@ -54,6 +54,14 @@ class Registry:
             raise StoreUnavailable() from error
         self._registered |= new
 
+    def knows(self, queue: Queue) -> bool:
+        """Whether this process noted the queue."""
+        return queue in self._registered
+
+    def doubt(self) -> None:
+        """Redis was away, and may be another one now: note every queue again before its next task."""
+        self._registered.clear()
+
     async def queues(self, tenant: str | None = None) -> list[Queue]:
         """List the known queues, of one tenant or of all, sorted by name."""
         try:

@@ -256,7 +256,13 @@ class _Expire(ScriptCall):
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
         self.hear(reply, items[0][0], reply[2])
         swept = Swept(*reply[3:9])
-        for name, number in (("lapsed", swept.lapsed), ("timeout", swept.timed_out), ("expired", swept.expired)):
+        for name, number in (
+            ("lapsed", swept.lapsed),
+            ("timeout", swept.timed_out),
+            ("expired", swept.expired),
+            ("failed", reply[9]),
+            ("cancelled", reply[10]),
+        ):
             if number:
                 self.store.listener.count(name, number)
         return [swept]
@@ -264,6 +270,7 @@ class _Expire(ScriptCall):
 
 class _Cancel(ScriptCall):
     name = "cancel"
+    repeat = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         return [*self.start(), len(items), *(item[2] for item in items)]
@@ -285,6 +292,7 @@ class _Cancel(ScriptCall):
 
 class _Retry(ScriptCall):
     name = "retry"
+    repeat = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         return [*self.start(), self.store.gateway, self.store.queue_limit, len(items), *(item[2] for item in items)]

@@ -3,7 +3,7 @@
 -- ARGV: now, gateway, other polls that wait here, ms that the oldest waiting poll has waited, count, then per poll:
 --       worker, poll_id ('' none), max (0: only what the poll_id got before), lease_ms (0: the task's own), token seed,
 --       stays (1: it waits when it gets nothing, so this gateway wants to be rung)
--- Returns: 'ok', now, ready tasks left, registered (0/1), next lease end (0: none given), corrupt tasks ended,
+-- Returns: 'ok', now, ready tasks left, registered (0/1), next lease end (0: none given), tasks that failed instead,
 --          then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash)
 -- A poll_id that already got tasks gets the same leases again while they live.
 local now, gateway = clock(ARGV[1]), ARGV[2]
@@ -31,14 +31,13 @@ local function trail_of(id, body, attempt)
   return redis.call('HGETALL', TRAIL .. entry_of(id, body))
 end
 
-local first_end, corrupt = 0, 0
+local first_end = 0
 -- Returns the task's reply and token, or nil when it could not be handed out (it is then final).
 local function lease(id, score, worker, lease_ms, seed, number)
   local body = fetch(JOB .. id)
   if not body or not is_job(body) then
     local text, n = failure_pairs('corrupt', body and 'the job body is not msgpack' or 'the job body is gone')
     finish(now, id, 'failed', nil, text, n, body, 'corrupt')
-    corrupt = corrupt + 1
     return nil
   end
   if not is_native(id) then adopt(id, body) end
@@ -121,6 +120,6 @@ if unserved > 0 and reply[3] == 0 then
   redis.call('PEXPIRE', WANTS, REGISTRATION_MS)
   reply[4] = 1
 end
-reply[5], reply[6] = first_end, corrupt
+reply[5], reply[6] = first_end, totals.failed or 0
 settle(now)
 return reply

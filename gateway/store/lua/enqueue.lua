@@ -9,7 +9,10 @@ local depth = waiting_count()
 local accepted, verdict, taken = {}, false, depth
 for i = 0, total - 1 do
   local group = tonumber(ARGV[9 + i * 6])
-  if group > 0 then verdict = taken + group <= limit end
+  if group > 0 then
+    -- A call repeated after its reply was lost finds its own tasks in the queue: they count as accepted.
+    verdict = taken + group <= limit or redis.call('EXISTS', JOB .. ARGV[5 + i * 6]) == 1
+  end
   accepted[i] = verdict
   if verdict then taken = taken + 1 end
 end

@@ -3,7 +3,7 @@
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
 -- ARGV: now, gateway, limit (of each kind)
 -- Returns: 'ok', now, tasks for this gateway to claim, next alarm (unix ms, 0: none), lapsed, timed out, expired,
---          promoted, purged
+--          promoted, purged, failed, cancelled (tasks that ended so)
 local now, gateway, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 allow_when_full()
 local lapsed, timed_out, ready = 0, 0, 0
@@ -79,4 +79,4 @@ consider(redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES'), 0)
 local mine = 0
 if ready > 0 then mine = ring(now, ready, gateway) end
 settle(now)
-return { 'ok', now, mine, alarm, lapsed, timed_out, #late, promoted, #old }
+return { 'ok', now, mine, alarm, lapsed, timed_out, #late, promoted, #old, totals.failed or 0, totals.cancelled or 0 }
