@@ -41,17 +41,18 @@ class Link:
         Raises StoreUnavailable when Redis cannot be reached, breaks off or stays silent.
         """
         fresh = self._connection is None
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
-            return await self._attempt(commands)
+            return await self._attempt(commands, deadline)
         except StoreUnavailable:
             # A connection that broke while it was idle says nothing about Redis now.
             if fresh or not repeat:
                 raise
-            return await self._attempt(commands)
+            return await self._attempt(commands, deadline)
 
-    async def _attempt(self, commands: Sequence[bytes]) -> list[Any]:
+    async def _attempt(self, commands: Sequence[bytes], deadline: float) -> list[Any]:
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout_at(deadline):
                 connection = self._connection
                 if connection is None:
                     connection = self._make()
@@ -167,7 +168,9 @@ class Lane:
                 for i, reply in zip(missing, await self._load_and_call(calls, commands, missing), strict=True):
                     replies[i] = reply
         except StoreUnavailable as refusal:
-            for _, chunk in calls:
+            # Who came meanwhile has waited for the same silence: nobody waits for two of them.
+            late, self._pending = self._pending, {}
+            for _, chunk in [*calls, *late.values()]:
                 _refuse(chunk, refusal)
             return
         except BaseException:
