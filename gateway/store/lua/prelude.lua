@@ -175,9 +175,8 @@ local function replay(id, token, words)
   if record then
     local ok, facts = pcall(facts_of, record)
     if ok and facts[2] == token and words[facts[1]] then return facts[1], 0 end
-    return 'lost', 0
   end
-  local body = redis.call('GET', JOB .. id)
+  local body = record or redis.call('GET', JOB .. id)
   if not body then return 'missing', 0 end
   local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
   if last then
@@ -219,8 +218,8 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   redis.call('ZADD', SET_OF[status], 0, entry)
   redis.call('ZADD', EXPIRY, now + ttl, LETTER_OF[status] .. entry)
   if options.expires then redis.call('ZREM', EXPIRES, id) end
-  if not lease or lease[TRAILED] or lease[ATTEMPT] > 1 then
-    redis.call('PEXPIRE', TRAIL .. entry, ttl)
+  -- A first attempt may have a trail, too: of a release, or from before an operator's retry.
+  if redis.call('PEXPIRE', TRAIL .. entry, ttl) == 1 or (lease and lease[TRAILED]) then
     redis.call('PEXPIRE', LOG .. entry, ttl)
   end
   finished[#finished + 1] = id

@@ -3,7 +3,8 @@
 -- ARGV: now, gateway, count, then per report: id, token, delay_ms, place ('end', or 'front': where it stood before),
 --       poll ('' or '<worker> <poll_id>': not if that poll was answered again meanwhile)
 -- Returns: 'ok', now, tasks for this gateway to claim, then per report: {word, due};
---          word: pending, scheduled, cancelled, lost, missing, kept (the poll was repeated)
+--          word: pending, scheduled, retrying (scheduled, but earlier attempts count), cancelled, lost, missing,
+--          kept (the poll was repeated)
 local now, gateway, reports = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local reply, ready = { 'ok', now, 0 }, 0
 allow_when_full()
@@ -23,7 +24,7 @@ for i = 0, reports - 1 do
     else
       local word, due = 'pending', 0
       if delay_ms > 0 then
-        word, due = 'scheduled', now + delay_ms
+        word, due = lease[ATTEMPT] > 1 and 'retrying' or 'scheduled', now + delay_ms
         to_due(id, lease[PRIORITY], due)
       else
         if ARGV[base + 3] == 'front' then
@@ -42,7 +43,7 @@ for i = 0, reports - 1 do
       reply[4 + i] = { word, due }
     end
   else
-    local word, due = replay(id, token, { pending = true, scheduled = true, cancelled = true })
+    local word, due = replay(id, token, { pending = true, scheduled = true, retrying = true, cancelled = true })
     reply[4 + i] = { word, due }
   end
 end
