@@ -145,19 +145,21 @@ class Lane:
     ) -> None:
         calls: list[tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]] = []
         commands: list[bytes] = []
+        arguments: list[tuple[Argument, ...]] = []
         repeat = True
         for (_, keys), (verb, entries) in pending.items():
             repeat = repeat and verb.repeat
             for chunk in _chunks(verb, entries):
                 try:
-                    arguments = verb.arguments([item for item, _ in chunk])
-                    command = _pack(("EVALSHA", self._scripts[verb.name].sha, 1, keys.queue_key, *arguments))
+                    given = (1, keys.queue_key, *verb.arguments([item for item, _ in chunk]))
+                    command = _pack(("EVALSHA", self._scripts[verb.name].sha, *given))
                 except Exception:
                     log.exception("failed to encode a call", extra={"verb": verb.name})
                     _refuse(chunk, InternalError())
                     continue
                 calls.append((verb, chunk))
                 commands.append(command)
+                arguments.append(given)
         if not commands:
             return
         started = time.perf_counter()
@@ -165,7 +167,9 @@ class Lane:
             replies = await self._link.call(commands, repeat=repeat)
             missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if missing:
-                for i, reply in zip(missing, await self._load_and_call(calls, commands, missing), strict=True):
+                # Redis forgot its scripts. It may forget them again at any moment: these calls bring theirs along.
+                whole = [_pack(("EVAL", self._scripts[calls[i][0].name].source, *arguments[i])) for i in missing]
+                for i, reply in zip(missing, await self._link.call(whole, repeat=False), strict=True):
                     replies[i] = reply
         except StoreUnavailable as refusal:
             # Who came meanwhile has waited for the same silence: nobody waits for two of them.
@@ -181,12 +185,6 @@ class Lane:
         for (verb, chunk), reply in zip(calls, replies, strict=True):
             self._observe(verb.name, seconds, len(chunk))
             _answer(verb, chunk, reply)
-
-    async def _load_and_call(self, calls: list[Any], commands: list[bytes], missing: list[int]) -> list[Any]:
-        names = {calls[i][0].name for i in missing}
-        loads = [_pack(("SCRIPT", "LOAD", self._scripts[name].source)) for name in sorted(names)]
-        replies = await self._link.call([*loads, *(commands[i] for i in missing)], repeat=False)
-        return replies[len(loads) :]
 
 
 def _chunks(verb: Verb, entries: list[tuple[Any, asyncio.Future[Any]]]) -> list[list[tuple[Any, asyncio.Future[Any]]]]:

@@ -10,8 +10,8 @@ local accepted, verdict, taken = {}, false, depth
 for i = 0, total - 1 do
   local group = tonumber(ARGV[9 + i * 6])
   if group > 0 then
-    -- A call repeated after its reply was lost finds its own tasks in the queue: they count as accepted.
-    verdict = taken + group <= limit or redis.call('EXISTS', JOB .. ARGV[5 + i * 6]) == 1
+    -- A call repeated after its reply was lost finds its own tasks, final ones perhaps: they count as accepted.
+    verdict = taken + group <= limit or redis.call('EXISTS', JOB .. ARGV[5 + i * 6], RESULT .. ARGV[5 + i * 6]) > 0
   end
   accepted[i] = verdict
   if verdict then taken = taken + 1 end
@@ -38,7 +38,7 @@ for i = 0, total - 1 do
   if accepted[i] then
     local base = 5 + i * 6
     local id, priority, at = ARGV[base], tonumber(ARGV[base + 1]), reply[5 + i]
-    if redis.call('SET', JOB .. id, ARGV[base + 5] .. stamp, 'NX') then
+    if redis.call('EXISTS', RESULT .. id) == 0 and redis.call('SET', JOB .. id, ARGV[base + 5] .. stamp, 'NX') then
       if at > 0 then
         to_due(id, priority, at)
       else
