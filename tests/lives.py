@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.errors import TaskNotFound
 from gateway.store.calls import Claim, Reported
+from gateway.store.inspector import Filter
 from gateway.tasks import LeasedTask, Queue, Status, Task, TaskSpec
 from tests.harness import Store
 
@@ -16,6 +17,7 @@ QUEUE = Queue("default", "demo")
 TAG = "{default:demo}"
 ARQ_QUEUE = f"arq:queue:{TAG}"
 ERROR = b'{"message":"no"}'
+ANY = Filter()
 
 
 async def enqueue(store: Store, queue: Queue = QUEUE, **members: Any) -> Task:

@@ -1,0 +1,133 @@
+"""Redis is full (maxmemory, noeviction): new tasks are refused whole, running work still ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from gateway.errors import QueueFull, StoreFull
+from gateway.tasks import Status, TaskSpec
+from tests import lives
+from tests.harness import Clock, RedisServer, Store
+
+
+class FullStore(Store):
+    """A store whose Redis can be filled."""
+
+    async def fill(self) -> None:
+        """Let Redis take no more."""
+        await self.redis.config_set("maxmemory-policy", "noeviction")
+        await self.redis.config_set("maxmemory", 1)
+
+    async def empty(self) -> None:
+        """Let Redis take more again."""
+        await self.redis.config_set("maxmemory", 0)
+
+
+@pytest_asyncio.fixture
+async def full(private_redis: RedisServer, clock: Clock) -> AsyncIterator[FullStore]:
+    one = FullStore(private_redis.url, clock, queue_limit=10)
+    yield one
+    await one.close()
+
+
+async def keys_of(redis: Redis) -> dict[bytes, tuple[str, object, bool]]:
+    return await lives.keyspace(redis)
+
+
+async def test_enqueue_is_refused_and_nothing_is_half_written(full: FullStore) -> None:
+    await lives.enqueue(full)
+    await full.fill()
+    before = await keys_of(full.redis)
+    for specs in ([TaskSpec("demo")], [TaskSpec("demo", delay_ms=5, expires_in_ms=9, tags={"a": "b"})] * 5):
+        with pytest.raises(StoreFull):
+            await full.tasks.enqueue(lives.QUEUE, specs)
+    assert await keys_of(full.redis) == before
+
+
+async def test_enqueue_is_refused_also_where_other_tasks_come_due(full: FullStore, clock: Clock) -> None:
+    await lives.enqueue(full, delay_ms=1000)
+    await full.redis.set("arq:job:foreign", b"\x85", px=86_400_000)
+    await full.redis.zadd(lives.ARQ_QUEUE, {"foreign": clock.now_ms + 500})
+    clock.advance(1)
+    await full.fill()
+    before = await keys_of(full.redis)
+    with pytest.raises(StoreFull):
+        await full.tasks.enqueue(lives.QUEUE, [TaskSpec("demo")])
+    assert await keys_of(full.redis) == before
+
+
+async def test_a_queue_at_its_bound_says_so_even_then(full: FullStore) -> None:
+    await lives.enqueue_many(full, 10)
+    await full.fill()
+    (refused,) = await full.tasks.enqueue(lives.QUEUE, [TaskSpec("demo")])
+    assert isinstance(refused, QueueFull)
+
+
+async def test_a_new_queue_is_refused(full: FullStore) -> None:
+    await full.fill()
+    with pytest.raises(StoreFull):
+        await full.registry.register({lives.QUEUE})
+    await full.empty()
+    await full.registry.register({lives.QUEUE})
+    assert await full.registry.queues() == [lives.QUEUE]
+
+
+async def test_claims_and_reports_still_work(full: FullStore, clock: Clock) -> None:
+    tasks = await lives.enqueue_many(full, 6)
+    done, failing, over, released, cancelled, lapsing = tasks
+    await full.fill()
+    taken = {one.task.id: one for one in await lives.take(full, 6, poll_id="p")}
+    assert len(taken) == 6
+    await full.tasks.heartbeat(lives.QUEUE, done.id, taken[done.id].token, progress=b"1", lines=["x" * 1000])
+    assert (await lives.complete(full, taken[done.id], b'"%s"' % (b"x" * 100_000))).status is Status.COMPLETED
+    assert (await lives.fail(full, taken[failing.id], retry_in_ms=1000)).status is Status.RETRYING
+    assert (await lives.fail(full, taken[over.id], retryable=False)).status is Status.FAILED
+    assert (await lives.release(full, taken[released.id])).status is Status.PENDING
+    assert await full.tasks.cancel(lives.QUEUE, cancelled.id) is False
+    assert (await lives.release(full, taken[cancelled.id])).status is Status.CANCELLED
+    assert await full.tasks.cancel(lives.QUEUE, released.id) is True
+    clock.advance(31)
+    swept = await full.tasks.expire(lives.QUEUE)
+    assert (swept.lapsed, swept.promoted) == (1, 1)
+    for task, status in (
+        (done, Status.COMPLETED), (failing, Status.PENDING), (over, Status.FAILED), (released, Status.CANCELLED),
+        (cancelled, Status.CANCELLED), (lapsing, Status.PENDING),
+    ):  # fmt: skip
+        assert await lives.status_of(full, task.id) is status
+    assert await full.tasks.watch(lives.QUEUE, lapsing.id, 1000) is False
+    (stats,) = await full.inspector.stats([lives.QUEUE])
+    assert (stats.ready, stats.completed, stats.failed, stats.cancelled) == (2, 1, 1, 2)
+
+
+async def test_an_operators_retry_is_refused_whole_or_done_whole(full: FullStore) -> None:
+    task = await lives.enqueue(full)
+    await full.tasks.cancel(lives.QUEUE, task.id)
+    await full.fill()
+    before = await keys_of(full.redis)
+    with pytest.raises(StoreFull):
+        await full.tasks.retry(lives.QUEUE, task.id)
+    assert await keys_of(full.redis) == before
+    await full.empty()
+    await full.tasks.retry(lives.QUEUE, task.id)
+    assert await lives.status_of(full, task.id) is Status.PENDING
+
+
+async def test_finished_tasks_are_purged_and_make_room(full: FullStore, clock: Clock) -> None:
+    task = await lives.enqueue(full, retention_ms=10_000)
+    await lives.complete(full, await lives.take_one(full))
+    await full.fill()
+    clock.advance(10)
+    assert (await full.tasks.expire(lives.QUEUE)).purged == 1
+    assert await lives.status_of(full, task.id) is None
+
+
+async def test_a_poll_that_finds_nothing_still_registers(full: FullStore) -> None:
+    from gateway.store.calls import Claim
+
+    await full.fill()
+    claimed = await full.tasks.claim(lives.QUEUE, [Claim("w1", 1)], stays=True, others=0, waited_ms=0)
+    assert claimed.registered
