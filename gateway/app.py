@@ -64,7 +64,7 @@ class GatewayApp(Starlette):
         producers = Producers(self.store, self.inspector, self.registry, self.manager, body)
         workers = Workers(self.store, self.registry, self.manager, body)
         operators = Operators(self.store, self.inspector, self.registry, self.manager, self.watch, self.meter)
-        docs = Docs(settings)
+        docs = Docs()
         routes: list[tuple[str, str, Handler]] = [
             ("POST", "/tasks", producers.enqueue),
             ("GET HEAD", "/tasks", producers.list_tasks),
@@ -92,6 +92,7 @@ class GatewayApp(Starlette):
             ("GET HEAD", "/metrics", operators.metrics),
             ("GET HEAD", "/openapi.json", docs.openapi),
             ("GET HEAD", "/docs", docs.page),
+            ("GET HEAD", "/docs/{name}", docs.part),
         ]
         self.table = [(methods, path) for methods, path, _ in routes]
         self.requests = Router(

@@ -1,11 +1,12 @@
 """The wire: what requests may say and what replies say, as msgspec types. `openapi.py` documents these very types.
 
-Optional request members take null for absent. Unknown members are refused. Payloads, results and progress stay the bytes
-that were sent.
+Optional request members take null for absent. Unknown members are refused. Payloads, results and progress stay the
+bytes that were sent.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -30,11 +31,18 @@ WorkerId = Annotated[
     ),
 ]
 Priority = Literal["low", "normal", "high", "critical"]
+GivenPriority = Annotated[
+    Priority,
+    Meta(description="Strict order inside a queue, first in, first out within one priority. Default: `normal`."),
+]
 StatusName = Literal["scheduled", "pending", "processing", "retrying", "completed", "failed", "cancelled"]
 Directive = Literal["run", "drain", "stop"]
 _YEAR_SECONDS = 31_622_400
+Time = Annotated[str, Meta(description="RFC 3339 in UTC with milliseconds.", extra_json_schema={"format": "date-time"})]
 DelaySeconds = Annotated[float, Meta(ge=0, le=_YEAR_SECONDS)]
-LeaseSeconds = Annotated[float, Meta(ge=1, le=43_200, description="How long a worker may be silent.")]
+LeaseSeconds = Annotated[
+    float, Meta(ge=1, le=43_200, description="How long a worker may be silent. Default: what the task says, or 30.")
+]
 Token = Annotated[
     str, Meta(min_length=1, max_length=200, description="The lease token that the poll gave out with the task.")
 ]
@@ -51,7 +59,10 @@ PollId = Annotated[
     ),
 ]
 AnyJson = Annotated[Raw, Meta(description="Any JSON value; comes back byte for byte.")]
-_NULL = Raw(b"null")
+Progress = Annotated[Raw, Meta(description="How far the attempt is: any JSON value; comes back byte for byte.")]
+ErrorJson = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/TaskError"})]
+ProblemJson = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Problem"})]
+_null = partial(Raw, b"null")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -68,12 +79,26 @@ class Reply(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Retry(Request):
     """How long to wait before the next attempt. `delays_seconds` wins over the backoff; its last entry is repeated."""
 
-    backoff: Literal["exponential", "linear", "fixed"] | None = None
-    base_seconds: Annotated[float, Meta(ge=0, le=86_400)] | None = None
-    factor: Annotated[float, Meta(ge=1, le=100)] | None = None
-    max_seconds: Annotated[float, Meta(ge=0, le=_YEAR_SECONDS)] | None = None
-    jitter: bool | None = None
-    delays_seconds: Annotated[list[DelaySeconds], Meta(min_length=1, max_length=1000)] | None = None
+    backoff: (
+        Annotated[Literal["exponential", "linear", "fixed"], Meta(description="Default: `exponential`.")] | None
+    ) = None
+    base_seconds: Annotated[float, Meta(ge=0, le=86_400, description="The first wait. Default: 1.")] | None = None
+    factor: (
+        Annotated[
+            float, Meta(ge=1, le=100, description="Exponential: each wait is that many times the last. Default: 2.")
+        ]
+        | None
+    ) = None
+    max_seconds: (
+        Annotated[float, Meta(ge=0, le=_YEAR_SECONDS, description="No wait is longer. Default: 3600.")] | None
+    ) = None
+    jitter: (
+        Annotated[bool, Meta(description="Spread the waits, so that retries do not come in herds. Default: true.")]
+        | None
+    ) = None
+    delays_seconds: (
+        Annotated[list[DelaySeconds], Meta(min_length=1, max_length=1000, description="Exactly these waits.")] | None
+    ) = None
 
 
 Tags = Annotated[
@@ -90,26 +115,57 @@ class NewTask(Request):
 
     job_type: JobType | None = None
     type: JobType | None = None
-    payload: AnyJson = _NULL
-    title: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
-    description: Annotated[str, Meta(max_length=16_384)] | None = None
-    priority: Priority | None = None
-    delay_seconds: DelaySeconds | None = None
-    run_at: (
-        Annotated[str, Meta(max_length=64, description="RFC 3339, with a zone.", examples=["2030-01-31T08:00:00Z"])]
+    payload: AnyJson = msgspec.field(default_factory=_null)
+    title: (
+        Annotated[str, Meta(min_length=1, max_length=512, description="For people: what lists and pages show.")] | None
+    ) = None
+    description: Annotated[str, Meta(max_length=16_384, description="For people.")] | None = None
+    priority: GivenPriority | None = None
+    delay_seconds: (
+        Annotated[float, Meta(ge=0, le=_YEAR_SECONDS, description="Not handed out earlier. Not beside `run_at`.")]
         | None
     ) = None
-    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    run_at: (
+        Annotated[
+            str,
+            Meta(
+                max_length=64,
+                description="Not handed out earlier. RFC 3339, with a zone. Not beside `delay_seconds`.",
+                examples=["2030-01-31T08:00:00Z"],
+            ),
+        ]
+        | None
+    ) = None
+    max_attempts: (
+        Annotated[int, Meta(ge=1, le=1000, description="Claims that may fail or lapse. Default: 25.")] | None
+    ) = None
     retry: Retry | None = None
     lease_seconds: LeaseSeconds | None = None
-    timeout_seconds: Annotated[float, Meta(ge=1, le=_YEAR_SECONDS, description="Hard limit of one attempt.")] | None = (
-        None
-    )
-    expires_in_seconds: (
-        Annotated[float, Meta(gt=0, le=_YEAR_SECONDS, description="Not started by then: failed, code `expired`.")]
+    timeout_seconds: (
+        Annotated[
+            float,
+            Meta(ge=1, le=_YEAR_SECONDS, description="Hard limit of one attempt, heartbeats or not. Default: none."),
+        ]
         | None
     ) = None
-    retention_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] | None = None
+    expires_in_seconds: (
+        Annotated[
+            float,
+            Meta(gt=0, le=_YEAR_SECONDS, description="Not started by then: failed, code `expired`. Default: never."),
+        ]
+        | None
+    ) = None
+    retention_seconds: (
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=2_592_000,
+                description="How long the finished task stays readable. Default: a day; 30 days if it failed.",
+            ),
+        ]
+        | None
+    ) = None
     tags: Tags | None = None
 
 
@@ -127,16 +183,21 @@ class AttemptRecord(Reply):
 
     attempt: int
     worker_id: str
-    started_at: str
-    finished_at: str
-    outcome: str
-    error: AnyJson | UnsetType = UNSET
+    started_at: Time
+    finished_at: Time
+    outcome: Annotated[
+        str,
+        Meta(
+            description="How it ended.", examples=["completed", "failed", "lapsed", "timeout", "released", "cancelled"]
+        ),
+    ]
+    error: ErrorJson | UnsetType = UNSET
 
 
 class LogRecord(Reply):
     """One log line a worker sent."""
 
-    at: str
+    at: Time
     attempt: int
     line: str
 
@@ -155,28 +216,28 @@ class RetryRule(Reply):
 class TaskReply(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A task as it stands. Absent facts are left out."""
 
-    id: str
+    id: Annotated[str, Meta(description="Opaque, URL-safe, at most 200 characters.")]
     job_type: str
     status: StatusName
     payload: AnyJson
-    job_id: str | None = None
+    job_id: Annotated[str, Meta(description="The id again, under /api/v1/jobs.")] | None = None
     title: str | None = None
     description: str | None = None
     priority: Priority
     tags: dict[str, str] | None = None
-    created_at: str
-    run_at: str | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
-    completed_at: str | None = None
+    created_at: Time
+    run_at: Time | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    completed_at: Annotated[Time, Meta(description="`finished_at` again, under /api/v1/jobs.")] | None = None
     attempt: Annotated[int, Meta(description="Claims so far that were not released.")]
     max_attempts: int
     retry: RetryRule | None = None
-    progress: AnyJson | UnsetType = UNSET
+    progress: Progress | UnsetType = UNSET
     result: AnyJson | UnsetType = UNSET
-    error: AnyJson | UnsetType = UNSET
+    error: ErrorJson | UnsetType = UNSET
     worker_id: str | None = None
-    cancel_requested: bool | None = None
+    cancel_requested: Annotated[bool, Meta(description="Its worker hears of it in its next heartbeat.")] | None = None
     attempts: list[AttemptRecord] | None = None
     log: list[LogRecord] | None = None
     traceparent: str | None = None
@@ -186,9 +247,9 @@ class TaskReply(msgspec.Struct, omit_defaults=True, kw_only=True):
 class LeasedTaskReply(TaskReply, omit_defaults=True, kw_only=True):
     """A task in a worker's hands. Durations count from the moment the reply is read."""
 
-    lease_token: str
-    lease_seconds: float
-    heartbeat_seconds: float
+    lease_token: Annotated[str, Meta(description="Goes into every report on this attempt. Secret.")]
+    lease_seconds: Annotated[float, Meta(description="Without a heartbeat, the task is someone else's after that.")]
+    heartbeat_seconds: Annotated[float, Meta(description="How often to send a heartbeat: a third of the lease.")]
 
 
 class TaskList(Reply):
@@ -201,9 +262,15 @@ class TaskList(Reply):
 class ItemResult(Reply):
     """What became of one item of a batch: a task, or a problem."""
 
-    status: int
+    status: Annotated[int, Meta(description="What this item alone would have been answered with.")]
     task: TaskReply | UnsetType = UNSET
-    error: AnyJson | UnsetType = UNSET
+    error: ProblemJson | UnsetType = UNSET
+
+
+class ItemResults(Reply):
+    """Not all stored: one entry per item, in order."""
+
+    results: list[ItemResult]
 
 
 class TaskBatch(Reply):
@@ -249,7 +316,7 @@ class Heartbeat(Request):
 
     lease_token: Token
     lease_seconds: LeaseSeconds | None = None
-    progress: AnyJson | UnsetType = UNSET
+    progress: Progress | UnsetType = UNSET
     log: LogLines | None = None
 
 
@@ -257,8 +324,14 @@ class Complete(Request):
     """The task is done."""
 
     lease_token: Token
-    result: AnyJson = _NULL
+    result: AnyJson = msgspec.field(default_factory=_null)
     next: Next | None = None
+
+
+Retryable = Annotated[bool, Meta(description="False: no other attempt. Default: true.")]
+RetryIn = Annotated[
+    float, Meta(ge=0, le=_YEAR_SECONDS, description="The next attempt's wait, instead of what the task's `retry` says.")
+]
 
 
 class NewError(Request):
@@ -275,8 +348,8 @@ class Fail(Request):
 
     lease_token: Token
     error: Annotated[str, Meta(max_length=16_384)] | NewError | None = None
-    retryable: bool | None = None
-    retry_in_seconds: DelaySeconds | None = None
+    retryable: Retryable | None = None
+    retry_in_seconds: RetryIn | None = None
     next: Next | None = None
 
 
@@ -295,8 +368,8 @@ class Outcome(Request):
     outcome: Literal["complete", "fail", "release"]
     result: AnyJson | UnsetType = UNSET
     error: Annotated[str, Meta(max_length=16_384)] | NewError | None = None
-    retryable: bool | None = None
-    retry_in_seconds: DelaySeconds | None = None
+    retryable: Retryable | None = None
+    retry_in_seconds: RetryIn | None = None
     delay_seconds: DelaySeconds | None = None
 
 
@@ -314,7 +387,7 @@ class LeaseToKeep(Request):
     id: TaskId
     lease_token: Token
     lease_seconds: LeaseSeconds | None = None
-    progress: AnyJson | UnsetType = UNSET
+    progress: Progress | UnsetType = UNSET
     log: LogLines | None = None
 
 
@@ -344,7 +417,7 @@ class ReportReply(Reply):
 
     id: str
     status: StatusName
-    run_at: str | None = None
+    run_at: Time | None = None
     tasks: list[LeasedTaskReply] | None = None
 
 
@@ -352,10 +425,10 @@ class OutcomeResult(Reply):
     """What became of one report of a batch."""
 
     id: str
-    status: int
+    status: Annotated[int, Meta(description="What this report alone would have been answered with.")]
     task_status: StatusName | None = None
-    run_at: str | None = None
-    error: AnyJson | UnsetType = UNSET
+    run_at: Time | None = None
+    error: ProblemJson | UnsetType = UNSET
 
 
 class OutcomesReply(Reply):
@@ -369,10 +442,10 @@ class LeaseResult(Reply):
     """What became of one heartbeat of a batch."""
 
     id: str
-    status: int
+    status: Annotated[int, Meta(description="What this report alone would have been answered with.")]
     lease_seconds: float | None = None
     cancel_requested: bool | None = None
-    error: AnyJson | UnsetType = UNSET
+    error: ProblemJson | UnsetType = UNSET
 
 
 class HeartbeatsReply(Reply):
@@ -387,7 +460,7 @@ class WorkerRecord(Reply):
 
     id: str
     task_types: list[str]
-    last_seen_at: str
+    last_seen_at: Time
     last_seen_seconds: float
     leases: int
     directive: Directive
