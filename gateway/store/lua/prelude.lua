@@ -174,16 +174,16 @@ local function replay(id, token, words)
   local record = redis.call('GET', RESULT .. id)
   if record then
     local ok, facts = pcall(facts_of, record)
-    if ok and facts[2] == token and words[facts[1]] then return facts[1], 0 end
+    if ok and facts[2] == token and words[facts[1]] then return facts[1], 0, facts[4] end
   end
   local body = record or redis.call('GET', JOB .. id)
-  if not body then return 'missing', 0 end
+  if not body then return 'missing', 0, '' end
   local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
   if last then
     last = cmsgpack.unpack(last)
-    if last[1] == token and words[last[2]] then return last[2], last[3] end
+    if last[1] == token and words[last[2]] then return last[2], last[3], last[4] end
   end
-  return 'lost', 0
+  return 'lost', 0, ''
 end
 
 -- Outcomes of this call, added to the queue's totals once at its end.
