@@ -30,6 +30,7 @@ _NOTE_WORKERS_SECONDS = 1.0
 # Whoever holds a poll open is seen now and then only: ten thousand idle polls must cost next to nothing.
 _NOTE_ALL_WORKERS_SECONDS = 20.0
 _REREAD_DIRECTIVES_SECONDS = 10.0
+_DIRECTED_SECONDS = 1.0
 
 
 class PollRequest(msgspec.Struct, frozen=True):
@@ -293,13 +294,18 @@ class TaskManager:
         """Get tasks for a poll: at once where there are some, otherwise when they come, or nothing after its wait."""
         request = poll.request
         stays = request.wait_seconds > 0
+        directed = self.directive(request.tenant, request.worker_id) != "run"
         poll.busy = True
         try:
-            for queue in request.queues:
+            for queue in request.queues if not directed else ():
                 self._bell(queue).waiting[poll] = None
-            if request.poll_id and len(request.queues) > 1:
+            if request.poll_id and (directed or len(request.queues) > 1):
                 # What an earlier poll of this id got may stand in any of its queues: ask all before taking anew.
                 await self._look(poll, request.queues, recall=True)
+            if directed and not poll.future.done():
+                # It is to take nothing more and hears so by this answer. The pause is for one that does not listen.
+                await asyncio.wait([poll.future], timeout=min(request.wait_seconds, _DIRECTED_SECONDS))
+                return []
             await self._look(poll, request.queues if not stays else self._unarmed(request.queues))
             if not poll.future.done() and stays and not self.closed:
                 left = request.wait_seconds - (time.monotonic() - poll.since)
