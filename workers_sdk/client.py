@@ -30,9 +30,6 @@ _PAGE = 200
 _UNDONE = frozenset({"queue_full", "shutting_down", "store_full", "too_many_polls", "rate_limited"})
 
 
-_Lost = list[Unreachable]
-
-
 class _Page(msgspec.Struct):
     tasks: list[Task]
     next_cursor: str | None = None
@@ -130,18 +127,17 @@ class Client:
 
     async def cancel(self, task_id: str) -> Task:
         """Cancel a task. One that waits is cancelled at once; one in a worker's hands when that worker lets go, see
-        `cancel_requested`. Raises Conflict (`already_finished`) when it is final."""
-        lost: _Lost = []
+        `cancel_requested`. Does nothing to one that is cancelled already.
+
+        Raises Conflict (`already_finished`) when it completed or failed.
+        """
         try:
-            return _task.decode((await self._ask("DELETE", _path(task_id), repeatable=True, lost=lost)).body)
+            return _task.decode((await self._ask("DELETE", _path(task_id), repeatable=True)).body)
         except Conflict as error:
-            # Our first request may have done it and its reply be lost.
-            if not lost or error.code != "already_finished":
+            # Our own first request may have done it and its reply be lost.
+            if error.members.get("task_status") != "cancelled":
                 raise
-            task = await self.get(task_id)
-            if task.status != "cancelled":
-                raise
-            return task
+            return await self.get(task_id)
 
     async def retry(self, task_id: str) -> Task:
         """Send a failed or cancelled task back with fresh attempts. Raises Conflict (`not_finished`) for any other.
@@ -203,9 +199,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         repeatable: bool = False,
         timeout_seconds: float = _REPLY_SECONDS,
-        lost: _Lost | None = None,
     ) -> Reply:
-        """Send a request until it is accepted, refused for good, or patience ends. lost: collects lost replies."""
+        """Send a request until it is accepted, refused for good, or patience ends."""
         deadline = time.monotonic() + self._patience_seconds
         backoff = Backoff(most_seconds=2.0)
         while True:
@@ -216,8 +211,6 @@ class Client:
                 )
             except Unreachable as unreachable:
                 again = repeatable or not unreachable.sent
-                if lost is not None and unreachable.sent:
-                    lost.append(unreachable)
                 error = unreachable
             else:
                 if reply.status < 300:

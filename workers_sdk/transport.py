@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.request import getproxies
 
 import aiohttp
 import msgspec
@@ -73,7 +74,11 @@ class Transport:
             # No bound on connections: the callers bound themselves, and a long poll must not keep a heartbeat waiting.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS)
             self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=self._headers, trust_env=True
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
+                # Looking for a proxy costs each request a hop to another thread.
+                trust_env=bool(getproxies()),
             )
         sent = {**_JSON, **(headers or {})} if body is not None else headers
         data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
