@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError
 
+from gateway.errors import StoreFull, StoreUnavailable
 from gateway.store.batching import Link
 
 _CONNECT_SECONDS = 2.0
 # Two calls in a row, as some requests need them, must fit into the five seconds that a request may outlive its wait.
 _CALL_SECONDS = 2.4
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Bound a few commands of the plain client in time, and translate what goes wrong.
+
+    Raises StoreFull, StoreUnavailable.
+    """
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            yield
+    except OutOfMemoryError as error:
+        raise StoreFull() from error
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable() from error
 
 
 class Connections:
@@ -30,9 +51,10 @@ class Connections:
             options["password"] = password
         if db is not None:
             options["db"] = db
-        # Lanes keep their own deadline over whole pipelines; the pool's commands need one each.
+        # Deadlines are ours (`Link`, `answering`): redis-py goes through asyncio.wait_for for its socket_timeout, which on
+        # Python 3.11 may swallow a cancellation.
         self._lanes = ConnectionPool.from_url(url, **options)
-        self.redis = Redis(connection_pool=ConnectionPool.from_url(url, socket_timeout=_CALL_SECONDS, **options))
+        self.redis = Redis(connection_pool=ConnectionPool.from_url(url, **options))
 
     def link(self) -> Link:
         """Make a link: one connection of its own, opened at its first call."""

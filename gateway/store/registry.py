@@ -6,9 +6,8 @@ from typing import Literal
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
 
-from gateway.errors import StoreFull, StoreUnavailable
+from gateway.store.connect import answering
 from gateway.store.keys import Keys
 from gateway.tasks import Queue
 
@@ -46,12 +45,8 @@ class Registry:
         if not new:
             return
         tags = [self._keys.of(queue).tag for queue in new]
-        try:
+        async with answering():
             await self._redis.sadd(self._keys.queues, *tags)  # type: ignore[misc]  # redis-py: sync and async in one type
-        except OutOfMemoryError as error:
-            raise StoreFull() from error
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
         self._registered |= new
 
     def knows(self, queue: Queue) -> bool:
@@ -64,10 +59,8 @@ class Registry:
 
     async def queues(self, tenant: str | None = None) -> list[Queue]:
         """List the known queues, of one tenant or of all, sorted by name."""
-        try:
+        async with answering():
             tags = await self._redis.smembers(self._keys.queues)  # type: ignore[misc]  # as above
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
         found = [self._keys.queue_of(tag.decode()) for tag in tags]
         return sorted(
             (queue for queue in found if queue is not None and tenant in (None, queue.tenant)),
@@ -78,75 +71,60 @@ class Registry:
         """Write down who polled. Workers not seen for a week are forgotten."""
         newest = max(facts.seen_at_ms for facts in workers.values())
         seen, facts_key = self._keys.workers_seen(tenant), self._keys.worker_facts(tenant)
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.zadd(seen, {worker: facts.seen_at_ms for worker, facts in workers.items()})
-                pipe.hset(
-                    facts_key, mapping={worker: msgspec.msgpack.encode(facts) for worker, facts in workers.items()}
-                )
-                pipe.zrangebyscore(seen, "-inf", newest - _FORGET_WORKER_MS, start=0, num=100)
-                *_, old = await pipe.execute()
-                if old:
-                    pipe.zrem(seen, *old)
-                    pipe.hdel(facts_key, *old)
-                    pipe.hdel(self._keys.worker_directives(tenant), *old)
-                    await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
+        async with answering(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(seen, {worker: facts.seen_at_ms for worker, facts in workers.items()})
+            pipe.hset(
+                facts_key, mapping={worker: msgspec.msgpack.encode(facts) for worker, facts in workers.items()}
+            )
+            pipe.zrangebyscore(seen, "-inf", newest - _FORGET_WORKER_MS, start=0, num=100)
+            *_, old = await pipe.execute()
+            if old:
+                pipe.zrem(seen, *old)
+                pipe.hdel(facts_key, *old)
+                pipe.hdel(self._keys.worker_directives(tenant), *old)
+                await pipe.execute()
 
     async def workers(self, tenant: str, since_ms: int) -> dict[str, WorkerFacts]:
         """List the workers that polled since then (unix ms)."""
-        try:
+        async with answering():
             names = await self._redis.zrangebyscore(self._keys.workers_seen(tenant), since_ms, "+inf")
             if not names:
                 return {}
             raws = await self._redis.hmget(self._keys.worker_facts(tenant), names)  # type: ignore[misc]  # as above
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
         decode = msgspec.msgpack.Decoder(WorkerFacts).decode
         return {name.decode(): decode(raw) for name, raw in zip(names, raws, strict=True) if raw}
 
     async def forget_worker(self, tenant: str, worker_id: str) -> bool:
         """Strike a worker off. False: it was not known."""
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.zrem(self._keys.workers_seen(tenant), worker_id)
-                pipe.hdel(self._keys.worker_facts(tenant), worker_id)
-                pipe.hdel(self._keys.worker_directives(tenant), worker_id)
-                pipe.publish(self._keys.directive_channel, tenant)
-                known, *_ = await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
+        async with answering(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrem(self._keys.workers_seen(tenant), worker_id)
+            pipe.hdel(self._keys.worker_facts(tenant), worker_id)
+            pipe.hdel(self._keys.worker_directives(tenant), worker_id)
+            pipe.publish(self._keys.directive_channel, tenant)
+            known, *_ = await pipe.execute()
         return bool(known)
 
     async def direct(self, tenant: str, worker_id: str, directive: DirectiveName) -> None:
         """Tell a worker what to do from now on; every gateway hears of it."""
         key = self._keys.worker_directives(tenant)
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                if directive == "run":
-                    pipe.hdel(key, worker_id)
-                else:
-                    pipe.hset(key, worker_id, directive)
-                pipe.publish(self._keys.directive_channel, tenant)
-                await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
+        async with answering(), self._redis.pipeline(transaction=False) as pipe:
+            if directive == "run":
+                pipe.hdel(key, worker_id)
+            else:
+                pipe.hset(key, worker_id, directive)
+            pipe.publish(self._keys.directive_channel, tenant)
+            await pipe.execute()
 
     async def directives(self, tenant: str) -> dict[str, DirectiveName]:
         """Read all directives other than `run`."""
-        try:
+        async with answering():
             found = await self._redis.hgetall(self._keys.worker_directives(tenant))  # type: ignore[misc]  # as above
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
         return {worker.decode(): directive.decode() for worker, directive in found.items()}
 
     async def server_facts(self) -> ServerFacts:
         """Read the version and settings of the Redis behind us. What a managed Redis hides counts as good."""
-        try:
+        async with answering():
             info = await self._redis.info()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
         version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:3] if part.isdigit())
         return ServerFacts(
             version,
@@ -157,7 +135,5 @@ class Registry:
 
     async def ping(self) -> None:
         """See whether Redis answers. Raises StoreUnavailable."""
-        try:
+        async with answering():
             await self._redis.ping()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable() from error
