@@ -51,8 +51,8 @@ class Connections:
             options["password"] = password
         if db is not None:
             options["db"] = db
-        # Deadlines are ours (`Link`, `answering`): redis-py goes through asyncio.wait_for for its socket_timeout, which on
-        # Python 3.11 may swallow a cancellation.
+        # Deadlines are ours (`Link`, `answering`): redis-py keeps its socket_timeout by asyncio.wait_for, which may
+        # swallow a cancellation on Python 3.11.
         self._lanes = ConnectionPool.from_url(url, **options)
         self.redis = Redis(connection_pool=ConnectionPool.from_url(url, **options))
 
