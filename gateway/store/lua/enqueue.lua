@@ -3,10 +3,10 @@
 -- ARGV: now (unix ms or ''), gateway, limit (waiting tasks), count, then per task:
 --       id, priority (0..3), due ('' now, '+ms' from now, or unix ms), expires_in_ms (0: never),
 --       group (how many tasks from here on stand or fall together, 0: already counted), body (without its time)
--- Returns: 'ok', now, tasks for this gateway to claim, waiting tasks before, then per task: its due time (0: ready at once), or -1 when full
+-- Returns: 'ok', now, tasks for this gateway to claim, waiting tasks with these, then per task: its due time
+--          (0: ready at once), or -1 when full
 local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local depth = waiting_count()
-local accepted, verdict, taken = {}, false, depth
+local accepted, verdict, taken = {}, false, waiting_count()
 for i = 0, total - 1 do
   local group = tonumber(ARGV[9 + i * 6])
   if group > 0 then
@@ -16,7 +16,7 @@ for i = 0, total - 1 do
   accepted[i] = verdict
   if verdict then taken = taken + 1 end
 end
-local reply = { 'ok', now, 0, depth }
+local reply = { 'ok', now, 0, taken }
 local any = false
 for i = 0, total - 1 do
   if accepted[i] then any = true end
