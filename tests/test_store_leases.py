@@ -242,7 +242,7 @@ async def test_a_task_that_kills_its_workers_ends_failed_with_its_last_attempt(s
     assert final.attempt == 3
     assert lives.error_type(final) == "lease_lapsed"
     assert [(one.attempt, one.worker_id) for one in final.attempts] == [(1, "w1"), (2, "w2"), (3, "w3")]
-    assert [one.outcome for one in final.attempts] == ["lapsed", "lapsed", "lease_lapsed"]
+    assert [one.outcome for one in final.attempts] == ["lapsed", "lapsed", "lapsed"]
 
 
 async def test_the_sweep_says_when_the_next_lease_ends(store: Store, clock: Clock) -> None:

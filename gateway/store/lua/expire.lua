@@ -8,15 +8,14 @@ local now, gateway, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 allow_when_full()
 local lapsed, timed_out, ready = 0, 0, 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, exclusive(LEASED + now), 'LIMIT', 0, limit)) do
-  local raw, body = fetch(PROGRESS .. id), fetch(JOB .. id)
-  if not raw or not body then
-    local text, n = failure_pairs('corrupt', raw and 'the job body is gone' or 'the lease record is gone')
+  local lease, body = lease_of(id), fetch(JOB .. id)
+  if not lease or not body then
+    local text, n = failure_pairs('corrupt', lease and 'the job body is gone' or 'the lease record is gone')
     finish(now, id, 'failed', nil, text, n, body, 'corrupt')
   else
-    local lease = cmsgpack.unpack(raw)
-    local kind, message = 'lease_lapsed', 'the worker fell silent: its lease ran out'
+    local kind, outcome, message = 'lease_lapsed', 'lapsed', 'the worker fell silent: its lease ran out'
     if lease[DEADLINE] > 0 and lease[DEADLINE] <= now then
-      kind, message = 'timeout', 'the attempt took longer than timeout_seconds'
+      kind, outcome, message = 'timeout', 'timeout', 'the attempt took longer than timeout_seconds'
       timed_out = timed_out + 1
     else
       lapsed = lapsed + 1
@@ -24,15 +23,15 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, exclusive(LEASED 
     lease[TRAILED] = true
     local text, n = failure_pairs(kind, message)
     if lease[CANCEL] then
-      finish(now, id, 'cancelled', lease, text, n, body, kind)
+      finish(now, id, 'cancelled', lease, text, n, body, outcome)
     elseif lease[ATTEMPT] >= lease[MAX_ATTEMPTS] then
-      finish(now, id, 'failed', lease, text, n, body, kind)
+      finish(now, id, 'failed', lease, text, n, body, outcome)
     else
       local entry = entry_of(id, body)
       local brief = '{"type":"' .. kind .. '","message":"' .. message .. '"}'
       to_ready(id, lease[PRIORITY])
       redis.call('DEL', PROGRESS .. id)
-      remember(id, entry, lease, now, kind == 'timeout' and 'timeout' or 'lapsed', brief)
+      remember(id, entry, lease, now, outcome, brief)
       redis.call('HSET', TRAIL .. entry, 'error', brief)
       ready = ready + 1
     end
