@@ -25,6 +25,7 @@ DEFAULT_TENANT = "default"
 DEFAULT_JOB_TYPE = "default"
 PRIORITIES = ("critical", "high", "normal", "low")
 MAX_ID_CHARS = 200
+ULID_CHARS = 26
 
 
 class Status(StrEnum):
@@ -189,8 +190,8 @@ class Ulids:
 
 
 def public_id(job_type: str, arq_id: str, tag: str) -> str:
-    """Spell the id that clients see. tag: the queue's hash tag, which ids made here start with."""
-    if arq_id.startswith(tag):
+    """Spell the id that clients see. tag: the queue's hash tag; ids made here are it and a ULID."""
+    if len(arq_id) == len(tag) + ULID_CHARS and arq_id.startswith(tag):
         return f"{job_type}~{arq_id[len(tag) :]}"
     encoded = base64.urlsafe_b64encode(arq_id.encode("utf-8", "surrogateescape")).decode().rstrip("=")
     return f"{job_type}~~{encoded}"
@@ -206,6 +207,8 @@ def split_id(task_id: str) -> tuple[str, str, bool] | None:
     try:
         decoded = base64.b64decode(rest[1:] + "=" * (-len(rest[1:]) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
+        return None
+    if not decoded or base64.urlsafe_b64encode(decoded).decode().rstrip("=") != rest[1:]:
         return None
     return job_type, decoded.decode("utf-8", "surrogateescape"), True
 

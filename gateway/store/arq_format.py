@@ -19,11 +19,12 @@ import msgspec
 from msgspec import Raw
 
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
-from gateway.tasks import TaskSpec
+from gateway.tasks import PRIORITIES, TaskSpec
 
 OPTIONS = struct.Struct(">BHIIIIB")
 _OPTIONS_MARK = b"\xa1o\xc4\x14"
 _EXPIRES = 1
+_END_OF_TIME_MS = 253_402_300_800_000
 
 
 class JobFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={
@@ -56,6 +57,15 @@ class Record(msgspec.Struct, frozen=True):
     j: Raw = Raw()
     e: Raw = Raw()
     x: bytes | None = None
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """The pairs of a result that were added to the job's own."""
+
+    s: bool
+    x: bytes
+    j: Raw = Raw()
+    e: Raw = Raw()
 
 
 class FinalFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +109,8 @@ class HistoryRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 _records = msgspec.msgpack.Decoder(Record)
+_endings = msgspec.msgpack.Decoder(Ending)
+_TAIL = struct.Struct(">IHH")
 _pack = msgspec.msgpack.Encoder().encode
 decode_final_facts = msgspec.msgpack.Decoder(FinalFacts).decode
 decode_lease = msgspec.msgpack.Decoder(LeaseRecord, strict=False).decode
@@ -135,16 +147,32 @@ def encode_job(spec: TaskSpec) -> bytes:
 def decode_record(raw: bytes) -> Record:
     """Read a job or a result. Raises Corrupt when it is neither."""
     try:
-        return _records.decode(raw)
+        record = _records.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Corrupt(str(error)) from error
+    if not 0 <= record.et < _END_OF_TIME_MS:
+        raise Corrupt("its enqueue time is none")
+    return record
+
+
+def decode_ending(raw: bytes) -> Ending:
+    """Read how a task ended from the end of its result, whatever its job was. Raises Corrupt."""
+    if raw[-11:-8] != b"\xa1z\xcf":
+        raise Corrupt("it is no result of ours")
+    tail_bytes, _, pairs = _TAIL.unpack(raw[-8:])
+    try:
+        return _endings.decode(b"\xde" + pairs.to_bytes(2) + raw[-tail_bytes:])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Corrupt(str(error)) from error
 
 
 def spec_of(record: Record, job_type: str) -> TaskSpec:
     """Say what the producer asked for. Raises Corrupt when a plain arq job's arguments are no JSON."""
-    if record.o is None:
+    if record.o is None or len(record.o) != OPTIONS.size:
         return TaskSpec(job_type, _foreign_payload(record))
     priority, max_attempts, lease_ms, timeout_ms, retention_ms, failed_retention_ms, _ = OPTIONS.unpack(record.o)
+    if priority >= len(PRIORITIES):
+        raise Corrupt("its options are none of ours")
     payload = _argument(record.a)
     facts = record.m
     if facts is None:

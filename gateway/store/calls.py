@@ -21,11 +21,15 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """What a call of `claim` gave: per poll its tasks; ready tasks left; whether this gateway stands registered."""
+    """What a call of `claim` gave: per poll its tasks; ready tasks left; whether this gateway stands registered.
+
+    corrupt: tasks that nobody can be given, and why; `TaskStore.claim` ends them.
+    """
 
     tasks: list[list[LeasedTask]]
     ready_left: int
     registered: bool
+    corrupt: tuple[tuple[LeasedTask, str], ...] = ()
 
 
 class Swept(msgspec.Struct, frozen=True):

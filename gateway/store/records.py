@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from gateway.store import arq_format
 from gateway.tasks import Attempt, LeasedTask, LogLine, Queue, Status, Task, TaskSpec, public_id
 
@@ -11,50 +13,55 @@ READY_END = float(2**40)
 LEASED = float(2**50)
 
 
-def read_claimed(reply: list[Any], token: str, worker_id: str, queue: Queue, tag: str, now_ms: int) -> LeasedTask:
+def read_claimed(
+    reply: list[Any], token: str, worker_id: str, queue: Queue, tag: str, now_ms: int
+) -> tuple[LeasedTask, str | None]:
     """Read one task of claim.lua's reply: id, body, attempt, lease_ms, token number, trail.
 
-    A body that cannot be handed on is given as one with `corrupt` as its error: the caller ends it with its token.
+    Returns it, and why it cannot be handed on: None when it can.
     """
     raw_id, body, attempt, lease_ms, _, trail = reply
     task_id = public_id(queue.job_type, raw_id.decode("utf-8", "surrogateescape"), tag)
-    error = None
+    corrupt = None
     created_at_ms = 0
     try:
         record = arq_format.decode_record(body)
         spec = arq_format.spec_of(record, queue.job_type)
         created_at_ms = record.et
-    except arq_format.Corrupt as corrupt:
-        spec = TaskSpec(queue.job_type)
-        error = f"corrupt: {corrupt}".encode()
+    except arq_format.Corrupt as error:
+        spec, corrupt = TaskSpec(queue.job_type), str(error)
     history, facts = _trail(trail) if trail else ((), {})
     task = Task(
         task_id, Status.PROCESSING, spec, created_at_ms, run_at_ms(spec, created_at_ms), now_ms, 0, attempt, worker_id,
-        facts.get(b"progress"), None, error or facts.get(b"error"), False, history,
+        facts.get(b"progress"), None, facts.get(b"error"), False, history,
     )  # fmt: skip
-    return LeasedTask(task, token, lease_ms)
+    return LeasedTask(task, token, lease_ms), corrupt
 
 
 def read_task(reply: list[Any], queue: Queue, tag: str, now_ms: int) -> Task | None:
-    """Read a task as read.lua returns it. None: there is none."""
+    """Read a task as read.lua returns it. None: there is none, or what stands under its keys is no task of ours."""
     if not reply:
         return None
     raw_id, place, raw, attempts, raw_lease, trail, lines = reply
+    spec, created_at_ms = TaskSpec(queue.job_type), 0
     try:
         record = arq_format.decode_record(raw)
-        spec = arq_format.spec_of(record, queue.job_type)
-        created_at_ms = record.et
+        spec, created_at_ms = arq_format.spec_of(record, queue.job_type), record.et
     except arq_format.Corrupt:
-        record, spec, created_at_ms = None, TaskSpec(queue.job_type), 0
+        pass
+    try:
+        ending = None if place else arq_format.decode_ending(raw)
+    except arq_format.Corrupt:
+        return None
     history, facts = _trail(trail)
     task_id = public_id(queue.job_type, raw_id.decode("utf-8", "surrogateescape"), tag)
     log = tuple(LogLine(*arq_format.decode_log_line(line)) for line in lines)
     progress = facts.get(b"progress")
     due_ms = run_at_ms(spec, created_at_ms)
-    if record is not None and record.x is not None:
-        final = arq_format.decode_final_facts(record.x)
+    if ending is not None:
+        final = arq_format.decode_final_facts(ending.x)
         status = Status(final.status)
-        error = arq_format.text_of(record.e)
+        error = arq_format.text_of(ending.e)
         if final.started_at_ms:
             outcome = final.code or final.status
             last = Attempt(final.attempt, final.worker_id, final.started_at_ms, final.finished_at_ms, outcome, error)
@@ -62,18 +69,24 @@ def read_task(reply: list[Any], queue: Queue, tag: str, now_ms: int) -> Task | N
         retention_ms = spec.failed_retention_ms if status is Status.FAILED else spec.retention_ms
         return Task(
             task_id, status, spec, created_at_ms, due_ms, final.started_at_ms, final.finished_at_ms, final.attempt,
-            final.worker_id or None, progress, arq_format.text_of(record.j) or (b"null" if record.s else None), error,
+            final.worker_id or None, progress, arq_format.text_of(ending.j) or (b"null" if ending.s else None), error,
             False, history, log, final.finished_at_ms + retention_ms,
         )  # fmt: skip
     attempt = int(attempts)
-    if raw_lease and place and float(place) >= LEASED:
-        lease = arq_format.decode_lease(raw_lease)
+    if float(place) >= LEASED:
+        try:
+            lease = arq_format.decode_lease(raw_lease)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            # It was destroyed; the sweep ends the task when its lease is over.
+            return Task(
+                task_id, Status.PROCESSING, spec, created_at_ms, due_ms, 0, 0, attempt, attempts=history, log=log
+            )
         return Task(
             task_id, Status.PROCESSING, spec, created_at_ms, due_ms, int(lease.started_at_ms), 0, attempt,
             lease.worker_id, progress, None, facts.get(b"error"), lease.cancel_requested, history, log,
         )  # fmt: skip
     status = Status.PENDING
-    if place and float(place) >= READY_END:
+    if float(place) >= READY_END:
         due_ms = int(float(place))
         if due_ms > now_ms:
             status = Status.RETRYING if attempt else Status.SCHEDULED

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from gateway import retries
-from gateway.errors import QueueFull, TaskNotFound
+from gateway.errors import QueueFull, Refusal, TaskNotFound
 from gateway.store import arq_format
 from gateway.store.batching import Argument, Lane
 from gateway.store.calls import Claim, Claimed, Kept, Listener, Nobody, Reported, Swept
 from gateway.store.keys import Keys, QueueKeys
 from gateway.store.verbs import VERBS
-from gateway.tasks import Lease, Queue, Status, Task, TaskSpec, Ulids, split_id
+from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulids, split_id
 
 
 class TaskStore:
@@ -102,6 +104,7 @@ class TaskStore:
         claimed: Claimed = await self._submit(
             "claim", "claim", self.keys.of(queue), (queue, claims, stays, others, waited_ms)
         )
+        await asyncio.gather(*(self._end_corrupt(queue, leased, reason) for leased, reason in claimed.corrupt))
         return claimed
 
     async def heartbeat(
@@ -211,6 +214,16 @@ class TaskStore:
     async def close(self) -> None:
         """Finish what is under way and drop the connections."""
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+
+    async def _end_corrupt(self, queue: Queue, leased: LeasedTask, reason: str) -> None:
+        error = msgspec.json.encode({"type": "corrupt", "message": reason[:1000]})
+        try:
+            await self.fail(
+                queue, leased.task.id, leased.token, error, error, f"corrupt: {reason[:1000]}", retryable=False
+            )
+        except Refusal:
+            # Its lease lapses then, and the next claim of it ends it.
+            pass
 
     def submit_read(self, verb: str, queue: Queue, item: Any) -> asyncio.Future[Any]:
         """Put a read into the read lane (the inspector's way in)."""

@@ -14,7 +14,7 @@ from gateway.store.batching import Argument
 from gateway.store.calls import Claim, Claimed, Kept, Listener, Reported, Swept
 from gateway.store.keys import Keys
 from gateway.store.records import read_claimed
-from gateway.tasks import Lease, Queue, Status, public_id
+from gateway.tasks import Lease, LeasedTask, Queue, Status, public_id
 
 
 class Context(Protocol):
@@ -123,18 +123,20 @@ class _Claim(ScriptCall):
         tag = self.store.keys.of(queue).tag
         outcomes, at = [], 6
         for _, claims, _, _, _ in items:
-            given = []
+            given: list[list[LeasedTask]] = []
+            corrupt: list[tuple[LeasedTask, str]] = []
             for claim in claims:
-                leased = [
-                    read_claimed(task, _token(task[4], claim), claim.worker_id, queue, tag, reply[1])
-                    for task in reply[at]
-                ]
-                for one in leased:
+                given.append([])
+                for task in reply[at]:
+                    one, reason = read_claimed(task, _token(task[4], claim), claim.worker_id, queue, tag, reply[1])
+                    if reason is not None:
+                        corrupt.append((one, reason))
+                        continue
                     if one.task.attempt == 1:
                         listener.dispatched(max(0, reply[1] - one.task.run_at_ms))
-                given.append(leased)
+                    given[-1].append(one)
                 at += 1
-            outcomes.append(Claimed(given, reply[2], bool(reply[3])))
+            outcomes.append(Claimed(given, reply[2], bool(reply[3]), tuple(corrupt)))
         return outcomes
 
 

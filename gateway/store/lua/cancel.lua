@@ -7,21 +7,24 @@ local reply = { 'ok', now }
 allow_when_full()
 for i = 1, total do
   local id = ARGV[2 + i]
-  local place, body = redis.call('ZSCORE', QUEUE, id), redis.call('GET', JOB .. id)
-  if place and body then
+  local place, body = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id)
+  if place then
     if tonumber(place) < LEASED then
       local text, n = failure_pairs('cancelled', 'cancelled before it started')
       finish(now, id, 'cancelled', nil, text, n, body)
       reply[2 + i] = 'cancelled'
     else
-      local lease = cmsgpack.unpack(redis.call('GET', PROGRESS .. id))
-      lease[CANCEL] = true
-      redis.call('SET', PROGRESS .. id, cmsgpack.pack(lease))
+      local lease = lease_of(id)
+      if lease then
+        lease[CANCEL] = true
+        redis.call('SET', PROGRESS .. id, cmsgpack.pack(lease))
+      end
       reply[2 + i] = 'requested'
     end
   else
-    local record = redis.call('GET', RESULT .. id)
-    local status = record and facts_of(record)[1] or 'missing'
+    local record = record_of(id)
+    local facts = record and facts_of(record)
+    local status = facts and facts[1] or 'missing'
     reply[2 + i] = status == 'cancelled' and 'was_cancelled' or status
   end
 end

@@ -51,7 +51,11 @@ local function lease(id, score, worker, lease_ms, seed, number)
     end
     redis.call('ZREM', EXPIRES, id)
   end
-  local attempt = redis.call('INCR', RETRY .. id)
+  local attempt = redis.pcall('INCR', RETRY .. id)
+  if type(attempt) == 'table' then
+    redis.call('SET', RETRY .. id, 1)
+    attempt = 1
+  end
   if lease_ms == 0 then lease_ms = options.lease_ms end
   local deadline, ends = 0, now + lease_ms
   if options.timeout_ms > 0 then
@@ -73,7 +77,7 @@ local function recall(key)
   local tasks, record = {}, cmsgpack.unpack(raw)
   for _, given in ipairs(record.given) do
     local holder = held(given[1], given[2], now)
-    local body = holder and redis.call('GET', JOB .. given[1])
+    local body = holder and fetch(JOB .. given[1])
     if body then
       tasks[#tasks + 1] = { given[1], body, holder[ATTEMPT], holder[ENDS] - now, given[2],
         trail_of(given[1], body, holder[ATTEMPT]) }

@@ -12,7 +12,7 @@ for i = 0, reports - 1 do
   local id, token = ARGV[base], ARGV[base + 1]
   local lease = held(id, token, now)
   if lease then
-    local body = redis.call('GET', JOB .. id)
+    local body = fetch(JOB .. id)
     local entry, word, due = entry_of(id, body), 'retrying', 0
     if lease[CANCEL] then
       word = 'cancelled'

@@ -13,7 +13,7 @@ for i = 1, reports do
     lease[ENDS] = now + lease[LEASE_MS]
     if lease[DEADLINE] > 0 then lease[ENDS] = math.min(lease[ENDS], lease[DEADLINE]) end
     if progress ~= '' or lines > 0 then
-      local entry = entry_of(id, not is_native(id) and redis.call('GET', JOB .. id) or nil)
+      local entry = entry_of(id, not is_native(id) and fetch(JOB .. id) or nil)
       if progress ~= '' then redis.call('HSET', TRAIL .. entry, 'progress', progress) end
       for line = at + 5, at + 4 + lines do
         redis.call('RPUSH', LOG .. entry, cmsgpack.pack({ now, lease[ATTEMPT], ARGV[line] }))

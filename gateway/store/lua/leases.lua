@@ -5,10 +5,9 @@
 local now = clock(ARGV[1])
 local reply = { 'ok', now }
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, '+inf', 'LIMIT', tonumber(ARGV[2]), tonumber(ARGV[3]))) do
-  local raw = redis.call('GET', PROGRESS .. id)
-  if raw then
+  if lease_of(id) then
     reply[#reply + 1] = id
-    reply[#reply + 1] = raw
+    reply[#reply + 1] = redis.call('GET', PROGRESS .. id)
   end
 end
 return reply

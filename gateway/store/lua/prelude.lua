@@ -39,8 +39,8 @@ local function exclusive(number) return string.format('(%.17g', number) end
 -- A write that needs no memory: after it Redis lets the rest of the script write even when it is full.
 local function allow_when_full() redis.call('PERSIST', QUEUE) end
 
--- arq's ids of tasks made here start with the queue's tag; any other was made by a plain arq producer.
-local function is_native(id) return string.sub(id, 1, #TAG) == TAG end
+-- arq's ids of tasks made here are the queue's tag and a ULID; any other was made by a plain arq producer.
+local function is_native(id) return #id == #TAG + 26 and string.sub(id, 1, #TAG) == TAG end
 
 local function crockford(ms)
   local alphabet, text = '0123456789abcdefghjkmnpqrstvwxyz', ''
@@ -58,7 +58,9 @@ local function entry_of(id, body)
   local made = 0
   if body then
     local ok, job = pcall(cmsgpack.unpack, body)
-    if ok and type(job) == 'table' and type(job.et) == 'number' then made = math.max(0, math.floor(job.et)) end
+    if ok and type(job) == 'table' and type(job.et) == 'number' and job.et > 0 and job.et < 2 ^ 48 then
+      made = math.floor(job.et)
+    end
   end
   return crockford(made) .. '=' .. id
 end
@@ -69,10 +71,12 @@ local function id_of(entry)
 end
 
 -- The fixed header that the gateway writes first into a job's body; plain arq bodies have none and get defaults.
+local function has_options(body) return #body > 25 and string.sub(body, 2, 5) == '\161o\196\20' end
+
 local function options_of(body)
   local o = { priority = 2, max_attempts = 25, lease_ms = 30000, timeout_ms = 0,
     retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false }
-  if string.sub(body, 2, 5) == '\161o\196\20' then
+  if has_options(body) then
     local flags
     o.priority, o.max_attempts, o.lease_ms, o.timeout_ms, o.retention_ms, o.failed_retention_ms, flags =
       struct.unpack('>BHI4I4I4I4B', body, 6)
@@ -81,9 +85,14 @@ local function options_of(body)
   return o
 end
 
+-- Whether a body is arq's dict. One with our header is believed; what is wrong behind it shows when it is handed out.
 local function is_job(body)
   local head = string.byte(body, 1) or 0
-  return head > 0x80 and head <= 0x8f
+  if head <= 0x80 or head > 0x8f then return false end
+  if has_options(body) then return true end
+  local ok, job = pcall(cmsgpack.unpack, body)
+  return ok and type(job) == 'table' and type(job.f) == 'string' and type(job.a) == 'table'
+    and type(job.k) == 'table' and type(job.et) == 'number'
 end
 
 local function empty_job(made)
@@ -151,19 +160,42 @@ local function ring(now, ready, gateway)
   return mine
 end
 
+-- The lease record of a task; nil when there is none, or none that can be read.
+local function lease_of(id)
+  local raw = fetch(PROGRESS .. id)
+  if not raw then return nil end
+  local ok, lease = pcall(cmsgpack.unpack, raw)
+  if ok and type(lease) == 'table' and type(lease[TOKEN]) == 'string' and lease[TRAILED] ~= nil then return lease end
+  return nil
+end
+
+-- Attempts so far, as far as that is a number.
+local function attempts_of(id)
+  local attempts = tonumber(fetch(RETRY .. id) or 0)
+  if not attempts or attempts < 0 or attempts > 1000000 or attempts % 1 ~= 0 then return 0 end
+  return attempts
+end
+
 -- The guard of every report. Returns the lease when `token` holds it now; otherwise nil and why:
 -- 'over' (this token's lease has ended), 'other' (it is not this token's).
 local function held(id, token, now)
-  local raw = redis.call('GET', PROGRESS .. id)
-  if not raw then return nil, 'other' end
-  local lease = cmsgpack.unpack(raw)
-  if lease[TOKEN] ~= token then return nil, 'other' end
+  local lease = lease_of(id)
+  if not lease or lease[TOKEN] ~= token then return nil, 'other' end
   if now > lease[ENDS] then return nil, 'over' end
   return lease
 end
 
+-- The record of a finished task of this queue. An id that a plain arq producer chose does not tell its queue.
+local function record_of(id)
+  local record = fetch(RESULT .. id)
+  if record and not is_native(id) and not string.find(record, '\161q' .. cmsgpack.pack(QUEUE), 1, true) then return nil end
+  return record
+end
+
 -- The facts of a finished task, from the end of its record: {status, token, attempt, worker, started, finished, code}.
+-- nil: the record is none of ours.
 local function facts_of(record)
+  if string.sub(record, -11, -9) ~= '\161z\207' then return nil end
   local tail_bytes, facts_bytes, tail_pairs = struct.unpack('>I4I2I2', string.sub(record, -8))
   local stop = #record - 11
   return cmsgpack.unpack(string.sub(record, stop - facts_bytes + 1, stop)), tail_bytes, tail_pairs
@@ -171,12 +203,10 @@ end
 
 -- What a token that holds no lease may still hear: the answer it already got. Returns a word and the due time.
 local function replay(id, token, words)
-  local record = redis.call('GET', RESULT .. id)
-  if record then
-    local ok, facts = pcall(facts_of, record)
-    if ok and facts[2] == token and words[facts[1]] then return facts[1], 0, facts[4] end
-  end
-  local body = record or redis.call('GET', JOB .. id)
+  local record = record_of(id)
+  local facts = record and facts_of(record)
+  if facts and facts[2] == token and words[facts[1]] then return facts[1], 0, facts[4] end
+  local body = record or fetch(JOB .. id)
   if not body then return 'missing', 0, '' end
   local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
   if last then
@@ -198,7 +228,7 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   local entry = entry_of(id, body)
   local job = (body and is_job(body)) and body or empty_job(0)
   local options = options_of(job)
-  local attempts = lease and lease[ATTEMPT] or tonumber(redis.call('GET', RETRY .. id) or 0)
+  local attempts = lease and lease[ATTEMPT] or attempts_of(id)
   local facts = cmsgpack.pack({ status, lease and lease[TOKEN] or '', attempts, lease and lease[WORKER] or '',
     lease and lease[STARTED] or 0, now, code or '' })
   local tail = pairs
@@ -256,10 +286,11 @@ end
 
 -- A task as read.lua and page.lua return it.
 local function snapshot(id, with_log)
-  local place, body = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id)
-  local record = not body and redis.call('GET', RESULT .. id)
+  local place = redis.call('ZSCORE', QUEUE, id)
+  local body = (place or is_native(id)) and fetch(JOB .. id)
+  local record = not body and record_of(id)
   if not body and not record then return {} end
   local entry = entry_of(id, body or record)
-  return { id, place or '', body or record, redis.call('GET', RETRY .. id) or '0', redis.call('GET', PROGRESS .. id) or '',
+  return { id, place or '', body or record, attempts_of(id), fetch(PROGRESS .. id) or '',
     redis.call('HGETALL', TRAIL .. entry), with_log and redis.call('LRANGE', LOG .. entry, 0, -1) or {} }
 end

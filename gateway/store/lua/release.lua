@@ -16,7 +16,7 @@ for i = 0, reports - 1 do
   if lease and record and cmsgpack.unpack(record).recalled then
     reply[4 + i] = { 'kept', 0 }
   elseif lease then
-    local body = redis.call('GET', JOB .. id)
+    local body = fetch(JOB .. id)
     if lease[CANCEL] then
       local text, n = failure_pairs('cancelled', 'cancelled while it was processed')
       finish(now, id, 'cancelled', lease, text, n, body)

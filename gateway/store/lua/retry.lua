@@ -6,11 +6,12 @@ local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), t
 local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
 for i = 1, total do
   local id = ARGV[4 + i]
-  local record = redis.call('GET', RESULT .. id)
-  if not record then
-    reply[3 + i] = redis.call('EXISTS', JOB .. id) == 1 and 'live' or 'missing'
+  local record = record_of(id)
+  local facts, tail_bytes, tail_pairs
+  if record then facts, tail_bytes, tail_pairs = facts_of(record) end
+  if not facts then
+    reply[3 + i] = redis.call('ZSCORE', QUEUE, id) and 'live' or 'missing'
   else
-    local facts, tail_bytes, tail_pairs = facts_of(record)
     if facts[1] == 'completed' then
       reply[3 + i] = 'completed'
     elseif depth >= limit then

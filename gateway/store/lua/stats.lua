@@ -8,10 +8,13 @@ local oldest = 0
 for priority = 0, 3 do
   local first = redis.call('ZRANGEBYSCORE', QUEUE, priority == 0 and '-inf' or priority * PRIORITY_WIDTH,
     exclusive((priority + 1) * PRIORITY_WIDTH), 'LIMIT', 0, 1)[1]
-  local body = first and redis.call('GET', JOB .. first)
+  local body = first and fetch(JOB .. first)
   if body then
     -- The enqueue time stands last in a body made here.
-    local made = is_native(first) and struct.unpack('>I4', body, #body - 7) * 2 ^ 32 + struct.unpack('>I4', body, #body - 3) or now
+    local made = now
+    if has_options(body) and string.sub(body, -9, -9) == '\207' then
+      made = struct.unpack('>I4', body, #body - 7) * 2 ^ 32 + struct.unpack('>I4', body, #body - 3)
+    end
     if oldest == 0 or made < oldest then oldest = made end
   end
 end
