@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.errors import TaskNotFound
 from gateway.store.calls import Claim, Reported
-from gateway.store.inspector import Filter
+from gateway.store.inspector import Filter, QueueStats
 from gateway.tasks import LeasedTask, Queue, Status, Task, TaskSpec
 from tests.harness import Store
 
@@ -18,6 +18,7 @@ TAG = "{default:demo}"
 ARQ_QUEUE = f"arq:queue:{TAG}"
 ERROR = b'{"message":"no"}'
 ANY = Filter()
+NOTHING = QueueStats(0, 0, 0, 0, 0, 0, 0, {})
 
 
 async def enqueue(store: Store, queue: Queue = QUEUE, **members: Any) -> Task:
