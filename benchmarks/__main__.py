@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import disk, report
 from benchmarks.bench import Bench
 from benchmarks.cases import CASES
 from benchmarks.figures import Findings
@@ -45,6 +45,7 @@ def main() -> int:
         with bench.redis() as redis:
             settings = {key: str(value) for key, value in vars(options).items()}
             about = report.surroundings(redis.version(), settings)
+        about["disk_sync_ms"] = disk.sync_ms(bench.directory)
         for case in options.names or CASES:
             print(f"{case}: {bench.rounds} rounds", file=sys.stderr, flush=True)
             bench.findings = all_findings[case] = Findings()
@@ -58,7 +59,7 @@ def main() -> int:
     print(report.table(all_findings))
     if complaints := report.problems(all_findings):
         print(f"\nProblems:\n{complaints}")
-    print(f"\nRaw figures: {path}")
+    print(f"\nDisk, one write kept (ms): {about['disk_sync_ms']}\nRaw figures: {path}")
     return 1 if failed else 0
 
 

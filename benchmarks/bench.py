@@ -65,7 +65,9 @@ class Bench:
             try:
                 yield server
             finally:
-                server.stop()
+                code = server.stop()
+                if code != 0:
+                    self.note(f"the gateway ended with {code} instead of 0")
                 self._note_complaints(server)
 
     @contextlib.contextmanager

@@ -47,9 +47,9 @@ class HttpServer:
             raise
         self.start_seconds = time.monotonic() - begun
 
-    def stop(self) -> None:
-        """End it."""
-        self.process.stop()
+    def stop(self) -> int:
+        """End it. Returns its exit code."""
+        return self.process.stop()
 
     def complaints(self) -> list[str]:
         """Lines of its log that tell of an error."""

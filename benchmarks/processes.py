@@ -55,16 +55,18 @@ class Process:
         """Resident memory, of it and its living descendants."""
         return sum(_rss_pages(pid) for pid in _family(self.pid)) * _PAGE_BYTES
 
-    def stop(self, timeout_seconds: float = 15.0) -> None:
-        """End it with SIGTERM, and with SIGKILL when that takes longer than `timeout_seconds`."""
-        if self.ended():
-            return
-        self._child.send_signal(signal.SIGTERM)
+    def stop(self, timeout_seconds: float = 15.0) -> int:
+        """End it with SIGTERM, and with SIGKILL when that takes longer than `timeout_seconds`.
+
+        Returns its exit code, negative for the signal that ended it.
+        """
+        if not self.ended():
+            self._child.send_signal(signal.SIGTERM)
         try:
-            self._child.wait(timeout_seconds)
+            return self._child.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait()
+            return self._child.wait()
 
 
 class CpuClock:
