@@ -16,27 +16,44 @@ from workers_sdk import Client, Conflict, GatewayError, NotFound, PartlyRefused,
 
 
 class Broken:
-    """A server that treats each connection as it is told: None passes it on, a function gets its streams."""
+    """A proxy before the gateway that loses replies, and can go away and come back."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
+        self._port = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
         self.lose_replies = 0
         self.requests: list[bytes] = []
-        self._server: asyncio.Server | None = None
-        self.url = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def open(self) -> None:
+        """Listen, on the same port each time."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Refuse and drop connections."""
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        await self._server.wait_closed()
+        await wait_until(lambda: not self._writers)
 
     async def __aenter__(self) -> Broken:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
+        await self.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, onward = await asyncio.open_connection("127.0.0.1", self._target_port)
+        self._writers |= {writer, onward}
         try:
             while True:
                 request = await _message(reader)
@@ -52,6 +69,7 @@ class Broken:
         finally:
             onward.close()
             writer.close()
+            self._writers -= {writer, onward}
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes:
@@ -78,7 +96,7 @@ async def test_a_task_is_enqueued_read_and_waited_for(gateway: LiveGateway) -> N
         assert task.created_at is not None
         assert abs(datetime.now(UTC) - task.created_at) < timedelta(minutes=1)
         assert (await client.get(task.id)).id == task.id
-        waiting = asyncio.create_task(client.wait(task.id, timeout=10))
+        waiting = asyncio.create_task(client.wait(task.id, timeout_seconds=10))
         (claimed,) = await gateway.poll("sum")
         await gateway.report(claimed, "complete", result={"number": 42})
         ended = await waiting
@@ -99,7 +117,7 @@ async def test_waiting_ends_after_its_timeout(gateway: LiveGateway) -> None:
     async with Client(gateway.url) as client:
         task = await client.enqueue("never")
         with pytest.raises(TimeoutError, match="pending"):
-            await client.wait(task.id, timeout=0.2)
+            await client.wait(task.id, timeout_seconds=0.2)
 
 
 async def test_numbers_that_python_would_change_come_back_byte_for_byte(gateway: LiveGateway) -> None:
@@ -259,11 +277,11 @@ async def test_the_blocking_twin_does_the_same(gateway: LiveGateway) -> None:
             assert client.cancel(many[0].id).status == "cancelled"
             assert client.retry(many[0].id).status == "pending"
             with pytest.raises(TimeoutError):
-                client.wait(task.id, timeout=0.05)
+                client.wait(task.id, timeout_seconds=0.05)
             with pytest.raises(NotFound):
                 client.get("sum~00000000000000000000000000")
             asked.set()
-            return [client.wait(task.id, timeout=10).result]
+            return [client.wait(task.id, timeout_seconds=10).result]
 
     asked = threading.Event()
     producing = asyncio.create_task(asyncio.to_thread(produce))

@@ -74,7 +74,7 @@ async def test_it_runs_a_worker_and_ends_cleanly_on_sigterm(gateway: LiveGateway
     with command(tmp_path, "mine:worker", "--url", gateway.url, "--concurrency", "3") as child:
         async with Client(gateway.url) as client:
             quick = await client.enqueue("word")
-            assert (await client.wait(quick.id, timeout=15)).result == "first"
+            assert (await client.wait(quick.id, timeout_seconds=15)).result == "first"
             slow = await client.enqueue("slow", 1.0)
             await wait_until(lambda: _is(client, slow.id, "processing"))
             child.send_signal(signal.SIGTERM)
@@ -113,11 +113,11 @@ async def test_reload_starts_the_new_code(gateway: LiveGateway, tmp_path: Path) 
     write(tmp_path)
     with command(tmp_path, "mine:worker", "--reload", url=gateway.url) as child:
         async with Client(gateway.url) as client:
-            assert (await client.wait((await client.enqueue("word")).id, timeout=15)).result == "first"
+            assert (await client.wait((await client.enqueue("word")).id, timeout_seconds=15)).result == "first"
             (tmp_path / "mine.py").write_text("this is no Python")
             await wait_until(lambda: "SyntaxError" in (tmp_path / "log").read_text(), 15)
             write(tmp_path, "second")
-            assert (await client.wait((await client.enqueue("word")).id, timeout=15)).result == "second"
+            assert (await client.wait((await client.enqueue("word")).id, timeout_seconds=15)).result == "second"
         child.send_signal(signal.SIGTERM)
         assert await ended(child) == 0
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.harness import GatewayProcess, RedisServer, wait_until
+from tests.harness import GatewayProcess, RedisServer
 from workers_sdk import Client, Context, Worker
 
 _SECONDS = float(os.environ.get("SDK_RESTARTS_SECONDS", "15"))
@@ -83,7 +83,7 @@ async def test_every_task_ends_once_and_nothing_is_left_behind(private_redis: Re
             restarts += 1
         await asyncio.wait_for(producing, 30)
         for number, task_id in enumerate(ids):
-            task = await client.wait(task_id, timeout=30)
+            task = await client.wait(task_id, timeout_seconds=30)
             assert (task.status, task.result) == ("completed", number), task
             outcomes = [one.outcome for one in task.attempts or []]
             assert outcomes.count("completed") == 1, outcomes

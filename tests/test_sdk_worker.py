@@ -360,19 +360,19 @@ async def test_a_handler_past_its_timeout_is_interrupted_and_tried_again(gateway
     worker = make(gateway)
     ends = threading.Event()
 
-    @worker.task("slow", timeout=0.2)
+    @worker.task("slow", timeout_seconds=0.2)
     async def slow(ctx: Context) -> int:
         if ctx.task.attempt == 1:
             await asyncio.sleep(30)
         return ctx.task.attempt
 
-    @worker.task("slow_thread", timeout=0.2)
+    @worker.task("slow_thread", timeout_seconds=0.2)
     def slow_thread(ctx: Context) -> int:
         if ctx.task.attempt == 1:
             ctx.sleep(30)
         return ctx.task.attempt
 
-    @worker.task("deaf_thread", timeout=0.2)
+    @worker.task("deaf_thread", timeout_seconds=0.2)
     def deaf_thread(ctx: Context) -> int:
         if ctx.task.attempt == 1:
             ends.wait(30)
@@ -611,7 +611,7 @@ async def test_a_worker_that_is_told_to_stop_ends(gateway: LiveGateway) -> None:
 async def test_handlers_can_be_called_without_a_gateway() -> None:
     worker = Worker()
 
-    @worker.task("resize", timeout=5)
+    @worker.task("resize", timeout_seconds=5)
     def resize(payload: Resize, ctx: Context) -> int:
         ctx.progress(50)
         ctx.log("half way")

@@ -108,12 +108,12 @@ class Client:
         """Read a task. Raises NotFound when there is none, or it is past its retention."""
         return _task.decode((await self._ask("GET", _path(task_id), repeatable=True)).body)
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> Task:
+    async def wait(self, task_id: str, timeout_seconds: float | None = None) -> Task:
         """Wait until a task is final and return it, whether it completed, failed or was cancelled.
 
-        timeout: seconds, None for ever. Raises TimeoutError after that.
+        timeout_seconds: how long, None for ever. Raises TimeoutError after that.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             left = _WAIT_SECONDS if deadline is None else min(_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
             path = f"{_path(task_id)}?wait={left:.3f}"
@@ -123,7 +123,7 @@ class Client:
             if task.final:
                 return task
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"the task was still {task.status} after {timeout:g} s")
+                raise TimeoutError(f"the task was still {task.status} after {timeout_seconds:g} s")
 
     async def cancel(self, task_id: str) -> Task:
         """Cancel a task. One that waits is cancelled at once; one in a worker's hands when that worker lets go, see

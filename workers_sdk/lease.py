@@ -19,7 +19,9 @@ class Lease:
     reason: why its handler was interrupted, None if it was not.
     """
 
-    __slots__ = ("_ended", "_lapse", "_loop", "_stop", "beat_at", "begun_at", "context", "ends_at", "reason", "task")
+    __slots__ = (
+        "_ended", "_lapse", "_loop", "_settled", "_stop", "beat_at", "begun_at", "context", "ends_at", "reason", "task",
+    )  # fmt: skip
 
     def __init__(self, task: LeasedTask, context: Context) -> None:
         self.task = task
@@ -28,6 +30,7 @@ class Lease:
         self._loop = asyncio.get_running_loop()
         self._stop: Callable[[], None] | None = None
         self._ended = False
+        self._settled = False
         self.begun_at = self._loop.time()
         # The claim happened while the poll was held: the reply's arrival is what the duration counts from.
         self.ends_at = self.begun_at + task.lease_seconds
@@ -57,6 +60,8 @@ class Lease:
 
     def extend(self, since: float, lease_seconds: float) -> None:
         """A heartbeat sent at `since` was accepted."""
+        if self._settled:
+            return
         self.ends_at = since + lease_seconds
         self.beat_at = since + max(lease_seconds / 3, _LEAST_BEAT_SECONDS)
         self._lapse.cancel()
@@ -79,4 +84,5 @@ class Lease:
 
     def settle(self) -> None:
         """Nothing is left to do for it."""
+        self._settled = True
         self._lapse.cancel()

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
+from workers_sdk.attempts import Attempts, OnEnd, OnStart
 from workers_sdk.backoff import Backoff
 from workers_sdk.context import Context, waker
 from workers_sdk.errors import GatewayError, Unreachable
 from workers_sdk.handlers import Handler
 from workers_sdk.heartbeats import Heart
 from workers_sdk.lease import Lease
-from workers_sdk.outcomes import Outcome, completed, failed
+from workers_sdk.outcomes import Outcome
 from workers_sdk.reports import Outbox
-from workers_sdk.signals import GiveUp, Interrupted, InvalidPayload, Release, Retry
 from workers_sdk.tasks import LeasedTask
 from workers_sdk.threads import Threads
 from workers_sdk.transport import Reply, Transport
@@ -29,10 +29,6 @@ log = logging.getLogger("workers_sdk")
 _REPLY_SECONDS = 10.0
 _LAST_REPORTS_SECONDS = 5.0
 _SIGN_OFF_SECONDS = 3.0
-_EXPECTED = (Retry, GiveUp, Release, InvalidPayload)
-
-OnStart = Callable[[Context], Awaitable[None]]
-OnEnd = Callable[[Context, str], Awaitable[None]]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +57,9 @@ class Session:
         self._handlers = handlers
         self._types = list(handlers)
         self._transport = transport
-        self._on_start = on_start
-        self._on_end = on_end
         self._news: Callable[[], None] = lambda: None
         self._threads = Threads(f"{settings.worker_id}-handler")
+        self._attempts = Attempts(self._threads, settings.interrupt_seconds, self._freed, on_start, on_end)
         self._heart = Heart(settings.worker_id, transport, self._obey)
         self._outbox = Outbox(settings.worker_id, transport, self, self._settled)
         self._leases: dict[str, Lease] = {}
@@ -211,7 +206,7 @@ class Session:
 
     async def _work(self, lease: Lease) -> None:
         """One attempt: hooks, handler, outcome."""
-        outcome = await self._attempt(self._handlers[lease.task.job_type], lease)
+        outcome = await self._attempts.run(self._handlers[lease.task.job_type], lease)
         if lease.context.has_news:
             await self._heart.flush(lease)
         self._heart.drop(lease)
@@ -224,84 +219,7 @@ class Session:
             self._outbox.add(lease, outcome)
         self._wake.set()
 
-    async def _attempt(self, handler: Handler, lease: Lease) -> Outcome:
-        """Run the handler to its end, or to the end of our patience with it."""
-        loop = asyncio.get_running_loop()
-        this = asyncio.current_task()
-        assert this is not None
-        timer = None
-        left_running: asyncio.Future[Any] | None = None
-        try:
-            arguments = handler.arguments(lease.task.payload_json, lease.context)
-            if self._on_start is not None:
-                await self._on_start(lease.context)
-            if handler.timeout_seconds is not None:
-                timer = loop.call_later(handler.timeout_seconds, lease.interrupt, "timeout")
-            if handler.in_thread:
-                future = self._threads.run(handler, arguments)
-                try:
-                    outcome = completed(await self._thread(future, lease))
-                finally:
-                    if not future.done():
-                        left_running = future
-            else:
-                lease.handle(lambda: _cancel(this))
-                outcome = completed(await handler(arguments))
-        except asyncio.CancelledError:
-            if lease.reason is None:
-                # Nobody but the handler itself did that.
-                outcome = failed(asyncio.CancelledError("the handler cancelled itself"))
-            else:
-                this.uncancel()
-                outcome = failed(Interrupted(lease.reason), handler.timeout_seconds)
-        except (Interrupted, *_EXPECTED) as error:
-            outcome = failed(error, handler.timeout_seconds)
-        except (Exception, SystemExit) as error:
-            log.warning("handler raised", extra={"task_id": lease.task.id}, exc_info=error)
-            outcome = failed(error)
-        finally:
-            lease.handled()
-            if timer is not None:
-                timer.cancel()
-            if left_running is None:
-                self._busy -= 1
-            else:
-                log.warning("left a handler running that did not stop", extra={"task_id": lease.task.id})
-                left_running.add_done_callback(self._thread_ended)
-        if self._on_end is not None:
-            word = (
-                "lost" if lease.lost else {"complete": "completed", "fail": "failed"}.get(outcome.outcome, "released")
-            )
-            try:
-                await self._on_end(lease.context, word)
-            except Exception:
-                log.exception("hook raised", extra={"task_id": lease.task.id})
-        return outcome
-
-    async def _thread(self, future: asyncio.Future[Any], lease: Lease) -> Any:
-        """Wait for a thread. Once it is interrupted it has a while to notice; then it is left alone."""
-        patience = asyncio.get_running_loop().create_future()
-        timers: list[asyncio.TimerHandle] = []
-
-        def stop() -> None:
-            timers.append(
-                asyncio.get_running_loop().call_later(self._settings.interrupt_seconds, patience.set_result, None)
-            )
-
-        lease.handle(stop)
-        try:
-            await asyncio.wait({future, patience}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for timer in timers:
-                timer.cancel()
-        if future.done():
-            return future.result()
-        assert lease.reason is not None
-        raise Interrupted(lease.reason)
-
-    def _thread_ended(self, future: asyncio.Future[Any]) -> None:
-        if not future.cancelled():
-            future.exception()
+    def _freed(self) -> None:
         self._busy -= 1
         self._wake.set()
 
@@ -362,10 +280,6 @@ class Session:
                 raise reply.error()
         except GatewayError as error:
             log.warning("could not sign off", extra={"worker_id": self._settings.worker_id, "code": error.code})
-
-
-def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

@@ -58,9 +58,9 @@ class SyncClient:
         """Read a task."""
         return self._run(self._client.get(task_id))
 
-    def wait(self, task_id: str, timeout: float | None = None) -> Task:
+    def wait(self, task_id: str, timeout_seconds: float | None = None) -> Task:
         """Wait until a task is final and return it."""
-        return self._run(self._client.wait(task_id, timeout))
+        return self._run(self._client.wait(task_id, timeout_seconds))
 
     def cancel(self, task_id: str) -> Task:
         """Cancel a task."""

@@ -75,14 +75,14 @@ class Worker:
         self._hooks: dict[str, list[Callable[..., Any]]] = {"start": [], "end": [], "task_start": [], "task_end": []}
         self._session: Session | None = None
 
-    def task(self, job_type: str, *, timeout: float | None = None) -> Callable[[_Function], _Function]:
+    def task(self, job_type: str, *, timeout_seconds: float | None = None) -> Callable[[_Function], _Function]:
         """Make a function the handler of a job type; it stays callable as it is.
 
         It may take the payload and a `Context` (a parameter with that annotation, or called `ctx`), either, or neither.
         The payload is decoded as its annotation says: a msgspec Struct, dataclass, TypedDict, list, dict, ...; plain
         JSON without one. An async function runs in the event loop, a plain one in a thread. What it returns is the
         result.
-        timeout: seconds that one attempt may take.
+        timeout_seconds: how long one attempt may take; then it is interrupted and tried again.
 
         Raises ValueError for a bad or taken job type, TypeError for a function that cannot be a handler.
         """
@@ -92,7 +92,7 @@ class Worker:
             raise ValueError(f"{job_type!r} has a handler already")
 
         def register(function: _Function) -> _Function:
-            self._handlers[job_type] = Handler(job_type, function, timeout)
+            self._handlers[job_type] = Handler(job_type, function, timeout_seconds)
             return function
 
         return register
