@@ -26,8 +26,8 @@ local function next_ready(more)
   return line[place - 1], tonumber(line[place])
 end
 
-local function trail_of(id, body, attempt)
-  if attempt == 1 then return {} end
+-- What earlier attempts left behind; a released or redriven task has a first attempt again, and yet a past.
+local function trail_of(id, body)
   return redis.call('HGETALL', TRAIL .. entry_of(id, body))
 end
 
@@ -67,7 +67,7 @@ local function lease(id, score, worker, lease_ms, seed, number)
     options.max_attempts, deadline, ends, options.priority, false, false }))
   redis.call('ZADD', QUEUE, LEASED + ends, id)
   if first_end == 0 or ends < first_end then first_end = ends end
-  return { id, body, attempt, ends - now, number, trail_of(id, body, attempt) }, token
+  return { id, body, attempt, ends - now, number, trail_of(id, body) }, token
 end
 
 -- The leases that this poll_id already got and that still live, or nil.
@@ -80,7 +80,7 @@ local function recall(key)
     local body = holder and fetch(JOB .. given[1])
     if body then
       tasks[#tasks + 1] = { given[1], body, holder[ATTEMPT], holder[ENDS] - now, given[2],
-        trail_of(given[1], body, holder[ATTEMPT]) }
+        trail_of(given[1], body) }
     end
   end
   if #tasks == 0 then return nil end

@@ -284,7 +284,7 @@ local function settle(now)
   end
 end
 
--- A task as read.lua and page.lua return it.
+-- A task as read.lua returns it.
 local function snapshot(id, with_log)
   local place = redis.call('ZSCORE', QUEUE, id)
   local body = (place or is_native(id)) and fetch(JOB .. id)
