@@ -23,7 +23,8 @@ from gateway.errors import (
 )
 
 MAX_DEPTH = 128
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and content with no closing quote: what is left open must not be tried again from each quote inside.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`( - at `(.*)`)?", re.DOTALL)
