@@ -63,8 +63,8 @@ class TooDeep(Refusal):
 class UnknownMember(Refusal):
     code, title = "unknown_member", "The body has a member this request does not know"
 
-    def __init__(self, member: str, where: str = "") -> None:
-        super().__init__(f"unknown member {member!r}{where}", member=member)
+    def __init__(self, member: str) -> None:
+        super().__init__(f"unknown member {member!r}", member=member)
 
 
 class InvalidMember(Refusal):

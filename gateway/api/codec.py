@@ -27,8 +27,10 @@ MAX_DEPTH = 128
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`( - at `(.*)`)?", re.DOTALL)
-_WHERE = re.compile(r"(.*) - at `\$(.*?)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`( - at `(.*)`)?", re.DOTALL)
+_WHERE = re.compile(r"(.*) - at (?:`key` in )?`\$(.*?)`", re.DOTALL)
+_REASON_CHARS = 300  # some reasons repeat the value
+_MISSING = re.compile(r"Object missing required field `(.*)`")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MESSAGE = TypeVar("_MESSAGE")
 # msgspec up to 0.22 frees a wrong pointer with a decoder of `text with a pattern | list`: at the end of the process,
@@ -116,11 +118,10 @@ def _explain(message: str, where: str) -> Refusal:
     if unknown is not None:
         inside = (unknown[3] or "$")[1:].lstrip(".")
         name = f"{inside}.{unknown[1]}" if inside else unknown[1]
-        return UnknownMember(name[:200], f" in {where.rstrip(': ')}" if where else "")
+        return UnknownMember((where + name)[:200])
     found = _WHERE.fullmatch(message)
     reason, member = (found[1], found[2].lstrip(".")) if found else (message, "")
-    if not member:
-        missing = re.fullmatch(r"Object missing required field `(.*)`", reason)
-        if missing:
-            member, reason = missing[1], "is required"
-    return InvalidMember(where + member if where else member, reason[:1].lower() + reason[1:])
+    missing = _MISSING.fullmatch(reason)
+    if missing:
+        member, reason = f"{member}.{missing[1]}" if member else missing[1], "is required"
+    return InvalidMember(where + member if member else where.rstrip("."), reason[:1].lower() + reason[1:_REASON_CHARS])
