@@ -5,12 +5,14 @@ Every path of ours is fixed words with at most one variable, in second place: `/
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.endpoint import Call, Endpoint, Reply
 from gateway.errors import MethodNotAllowed, RouteNotFound
 
-_JOBS = "/api/v1/jobs"
+_JOBS = ["api", "v1", "jobs"]
 
 
 class Router:
@@ -24,11 +26,15 @@ class Router:
                 self._table.setdefault(words, {})[method] = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        jobs = path.startswith(_JOBS) and path[len(_JOBS) : len(_JOBS) + 1] in ("", "/")
+        raw: bytes = scope.get("raw_path", b"")
+        if b"%" in raw:
+            # A percent-encoded slash is part of its word, never another route.
+            words = [unquote(word, errors="replace") for word in raw.decode("ascii").split("/")[1:]]
+        else:
+            words = scope["path"].split("/")[1:]
+        jobs = words[:3] == _JOBS
         if jobs:
-            path = "/tasks" + path[len(_JOBS) :]
-        words = path.split("/")[1:]
+            words[:3] = ["tasks"]
         methods = self._table.get(tuple(words))
         id = ""
         if methods is None and len(words) > 1 and words[1]:
