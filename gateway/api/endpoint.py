@@ -19,6 +19,7 @@ from gateway.api import problems
 from gateway.errors import BodyTooLarge, InternalError, InvalidParameter, Refusal, UnsupportedEncoding
 
 log = logging.getLogger("gateway.http")
+_BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
@@ -82,6 +83,8 @@ class Call:
         if not raw:
             return {}
         try:
+            if _BAD_PERCENT.search(raw):
+                raise ValueError("parse_qsl would take it literally")
             pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=400)
         except (UnicodeDecodeError, ValueError):
             raise InvalidParameter("query", "is not valid percent-encoded UTF-8") from None

@@ -125,7 +125,8 @@ class Producers:
         )
         if "type" in one and one.get("job_type", one["type"]) != one["type"]:
             raise InvalidParameter("type", "differs from job_type; they are one parameter")
-        job_type = _matching(one.get("job_type", one.get("type")), "job_type", JOB_TYPE)
+        name = "job_type" if "job_type" in one else "type"
+        job_type = _matching(one.get(name), name, JOB_TYPE)
         queues = await self._registry.queues(DEFAULT_TENANT) if job_type is None else [Queue(DEFAULT_TENANT, job_type)]
         tasks, cursor = await self._inspector.page(queues, which, limit, one.get("cursor"))
         reply = TaskList(tasks=[task_reply(task, jobs=call.jobs) for task in tasks], next_cursor=cursor)

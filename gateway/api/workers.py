@@ -361,6 +361,8 @@ def _poll_of_query(call: Call) -> Poll:
         raise InvalidParameter("max", "is a whole number")
     if "worker_id" not in values:
         raise InvalidParameter("worker_id", "is required")
+    if "task_type" not in values and "job_type" not in values:
+        raise InvalidParameter("task_type", "is required: name at least one type of task")
     try:
         return msgspec.convert(values, Poll, strict=False)
     except msgspec.ValidationError as error:
