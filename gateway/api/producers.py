@@ -193,6 +193,7 @@ class Producers:
         specs: list[TaskSpec | Refusal] = []
         for number, item in enumerate(items):
             try:
+                check_text(item)
                 specs.append(_spec(call, item, f"[{number}]."))
             except Refusal as refusal:
                 specs.append(refusal)
@@ -302,12 +303,7 @@ def _run_at(text: str, where: str) -> int:
 
 def _lines(body: bytes) -> list[bytes]:
     lines = [line.strip() for line in body.split(b"\n")]
-    lines = [line for line in lines if line]
-    if len(lines) > MAX_BATCH:
-        raise BatchTooLarge(MAX_BATCH)
-    for line in lines:
-        check_text(line)
-    return lines
+    return [line for line in lines if line]
 
 
 def queue_of(task_id: str) -> Queue:

@@ -120,7 +120,7 @@ class Workers:
         reply = OutcomesReply(outcomes=results)
         if message.next is None:
             return Reply(200, encode(reply))
-        queues = tuple(dict.fromkeys(queue_of(one.id) for one in message.outcomes)) if not _types(message.next) else ()
+        queues = () if _types(message.next) else _queues_of(message.outcomes)
         return await self._with_next(call, reply, message.worker_id, queues, message.next)
 
     async def heartbeats(self, call: Call) -> Reply:
@@ -328,6 +328,16 @@ def _types(message: Poll | Next) -> list[str]:
         if given is not None:
             names += [given] if isinstance(given, str) else given
     return list(dict.fromkeys(names))
+
+
+def _queues_of(outcomes: list[Outcome]) -> tuple[Queue, ...]:
+    queues: dict[Queue, None] = {}
+    for one in outcomes:
+        try:
+            queues[queue_of(one.id)] = None
+        except Refusal:
+            continue  # its own entry says so
+    return tuple(queues)
 
 
 def _poll_request(message: Poll) -> PollRequest:
