@@ -35,7 +35,7 @@ class ClientGone(Exception):
 class Call:
     """One request. headers: lower-case names; id: what the path's `{..}` held."""
 
-    __slots__ = ("headers", "id", "jobs", "method", "receive", "request_id", "scope")
+    __slots__ = ("_whole", "headers", "id", "jobs", "method", "receive", "request_id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, id: str, *, jobs: bool) -> None:
         self.scope = scope
@@ -44,6 +44,7 @@ class Call:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = id
         self.jobs = jobs
+        self._whole = False
         given = self.headers.get(b"x-request-id")
         if given is not None and _SANE_ID.fullmatch(given):
             self.request_id = given.decode()
@@ -62,6 +63,7 @@ class Call:
             raise ClientGone()
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
+            self._whole = True
             if len(body) > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
             return body
@@ -72,10 +74,21 @@ class Call:
                 raise ClientGone()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
+            self._whole = not message.get("more_body", False)
             if size > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
-            if not message.get("more_body", False):
+            if self._whole:
                 return b"".join(parts)
+
+    async def discard_body(self) -> None:
+        """Take what is left of the body where the connection closes behind the reply: closing with unread bytes resets
+        it, and the reply is lost to a client that sends all before it reads. The server bounds it in bytes and time."""
+        closes = self.scope["http_version"] == "1.0" or self.headers.get(b"connection", b"").lower() == b"close"
+        if not closes or b"expect" in self.headers or self.connection is None:
+            return
+        while not self._whole:
+            message = await self.receive()
+            self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
     def query(self, *known: str, repeated: tuple[str, ...] = ()) -> dict[str, list[str]]:
         """Read the query. Raises InvalidParameter for one not known, or given twice without being `repeated`."""
@@ -140,6 +153,7 @@ class Endpoint:
             reply = await self._handler(call)
         except Refusal as refusal:
             reply = refusal_reply(refusal, call.request_id)
+            await call.discard_body()
         except ClientGone:
             return
         except Exception:
@@ -147,7 +161,8 @@ class Endpoint:
             reply = refusal_reply(InternalError(), call.request_id)
         if reply.undelivered is not None and (call.connection is not None and call.connection.closed):
             reply.undelivered()
-            return
+            # Nothing, for a client that closed only its sending half.
+            reply = Reply(204)
         await _send(send, reply, call.request_id)
         self._observe(self._route, reply.status)
 
