@@ -89,7 +89,7 @@ class TaskManager:
         self._seen: dict[str, dict[str, WorkerFacts]] = {}
         self._directives: dict[str, dict[str, DirectiveName]] = {}
         self._directives_stale = asyncio.Event()
-        self._ends: dict[str, set[asyncio.Future[None]]] = {}
+        self._ends: dict[bytes, set[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closed = False
         self.on_alarm: Callable[[Queue, int], None] = lambda queue, at_ms: None
@@ -192,7 +192,7 @@ class TaskManager:
         bell.rung += tasks
         self._pump(bell)
 
-    def final(self, arq_id: str) -> None:
+    def final(self, arq_id: bytes) -> None:
         """Tell who waits for this task's end."""
         for future in self._ends.get(arq_id, ()):
             if not future.done():
@@ -240,9 +240,9 @@ class TaskManager:
     async def _recheck(self) -> None:
         """Look at each waited-for queue now and then: rings can be lost, and plain arq producers do not ring."""
         while True:
-            bells = [bell for bell in self._bells.values() if bell.waiting]
-            await asyncio.sleep(max(_RECHECK_SECONDS, len(bells) / _RECHECKS_PER_SECOND))
-            for bell in bells:
+            queues = sum(1 for bell in self._bells.values() if bell.waiting)
+            await asyncio.sleep(max(_RECHECK_SECONDS, queues / _RECHECKS_PER_SECOND))
+            for bell in self._bells.values():
                 if bell.waiting and not bell.pumping:
                     bell.armed = False
                     bell.rung += 1

@@ -150,11 +150,10 @@ local function ring(now, ready, gateway)
     if wants > 0 and now - since < REGISTRATION_MS then
       local share = math.min(wants, ready)
       if longest == gateway then
-        mine = mine + share
-      else
-        redis.call('PUBLISH', RING .. longest, 'ready ' .. share .. ' ' .. TAG)
-      end
-      ready = ready - share
+        mine, ready = mine + share, ready - share
+      elseif redis.call('PUBLISH', RING .. longest, 'ready ' .. share .. ' ' .. TAG) > 0 then
+        ready = ready - share
+      end -- else it is gone without a word: the next one is rung instead
     end
   end
   return mine
