@@ -17,6 +17,8 @@ import pytest
 from tests.harness import LiveGateway, wait_until
 from workers_sdk import Context, GiveUp, Interrupted, InvalidPayload, Release, Retry, Worker
 
+JSON = {"content-type": "application/json"}
+
 
 @contextlib.asynccontextmanager
 async def running(worker: Worker) -> AsyncIterator[Worker]:
@@ -148,6 +150,24 @@ async def test_an_exception_fails_the_attempt_and_tells_its_stack(gateway: LiveG
     assert ended["result"] == "ValueError"
     error = ended["attempts"][0]["error"]
     assert error["message"] == "no luck ?"
+
+
+async def test_numbers_that_python_has_not_stop_no_worker(gateway: LiveGateway) -> None:
+    worker = make(gateway)
+
+    @worker.task("exact")
+    async def exact(payload: msgspec.Raw) -> msgspec.Raw:
+        return payload
+
+    body = b'{"job_type":"exact","payload":1e400,"retry":{"delays_seconds":[0]}}'
+    assert (await gateway.client.post("/tasks", content=body, headers=JSON)).status_code == 201
+    (claimed,) = await gateway.poll("exact")
+    body = b'{"lease_token":"%b","error":{"message":"no","details":[1e400]}}' % claimed["lease_token"].encode()
+    await gateway.client.post(f"/tasks/{claimed['id']}/fail", content=body, headers=JSON)
+    async with running(worker):
+        ended = await final(gateway, claimed)
+    assert ended["status"] == "completed"
+    assert '"result":1e400' in (await gateway.get(f"/tasks/{claimed['id']}")).text
 
 
 async def test_retry_comes_back_after_the_asked_delay(gateway: LiveGateway) -> None:

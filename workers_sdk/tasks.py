@@ -16,12 +16,17 @@ _Type = TypeVar("_Type")
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attempt failed."""
+    """Why an attempt failed. details_json: the bytes as they were sent; `details` decodes them."""
 
     type: str = ""
     message: str = ""
     stack: str | None = None
-    details: Any = None
+    details_json: Raw = msgspec.field(name="details", default=_NULL)
+
+    @property
+    def details(self) -> Any:
+        """What else the worker told of it."""
+        return msgspec.json.decode(self.details_json)
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

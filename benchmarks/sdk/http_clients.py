@@ -85,7 +85,8 @@ async def _aiohttp(port: int) -> AsyncIterator[Post]:
 async def _httpx(port: int) -> AsyncIterator[Post]:
     import httpx
 
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    limits = httpx.Limits(max_keepalive_connections=None)  # by default it drops all but 20
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits) as client:
 
         async def post(path: str, body: bytes) -> bytes:
             return (await client.post(path, content=body, headers={"content-type": "application/json"})).content
