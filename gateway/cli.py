@@ -1,11 +1,13 @@
 """The `gateway` command.
 
 Exit codes: 0 done; 1 refused (no such task, a full queue, an unhealthy gateway, ..); 2 wrong usage or settings; 3 the
-gateway or Redis cannot be reached.
+gateway or Redis cannot be reached; 130 ended by Ctrl+C; 141 nobody reads on (`gateway list | head -1`).
 """
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,7 +16,10 @@ import typer
 
 from gateway import __version__
 from gateway.commands import operations, tasks
-from gateway.commands.client import UNREACHABLE, fail, out, settings
+from gateway.commands.client import Command, settings
+from gateway.commands.output import UNREACHABLE, fail, out
+from gateway.commands.tail import tail
+from gateway.commands.top import top
 from gateway.config import Settings
 
 app = typer.Typer(
@@ -47,6 +52,10 @@ The API is described at {url}/docs. Ctrl+C stops; tasks are kept in {data}.
 
 def main() -> None:
     """Run the command."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows fewer characters than we print gets question marks, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()
 
 
@@ -57,7 +66,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit()
 
 
-@app.command(rich_help_panel="Server")
+@app.command(cls=Command, rich_help_panel="Server")
 def run(host: Host = None, port: Port = None) -> None:
     """Run everything at once: the gateway, an embedded Redis, and a small pool for the `default` queue."""
     chosen = _settings(host, port)
@@ -70,7 +79,7 @@ def run(host: Host = None, port: Port = None) -> None:
     _run(chosen, pool_size=pool_size, announce=announce)
 
 
-@app.command(rich_help_panel="Server")
+@app.command(cls=Command, rich_help_panel="Server")
 def serve(
     processes: Annotated[int, typer.Option("--processes", min=1, max=64, help="Processes that share the port.")] = 1,
     host: Host = None,
@@ -83,10 +92,11 @@ def serve(
 
 _command: Callable[..., None]
 for _command in (tasks.enqueue, tasks.get, tasks.wait, tasks.cancel, tasks.retry):
-    app.command(rich_help_panel="Tasks")(_command)
-app.command("list", rich_help_panel="Tasks")(tasks.list_tasks)
-for _command in (operations.health, operations.queues, operations.workers, operations.drain):
-    app.command(rich_help_panel="Operators")(_command)
+    app.command(cls=Command, rich_help_panel="Tasks")(_command)
+app.command("list", cls=Command, rich_help_panel="Tasks")(tasks.list_tasks)
+app.command(cls=Command, rich_help_panel="Tasks")(tail)
+for _command in (top, operations.health, operations.queues, operations.workers, operations.drain):
+    app.command(cls=Command, rich_help_panel="Operators")(_command)
 
 
 def _settings(host: str | None, port: int | None) -> Settings:

@@ -1,4 +1,4 @@
-"""How commands talk to a gateway: one keep-alive connection, JSON in and out, and exit codes that scripts can use."""
+"""How commands talk to a gateway: one keep-alive connection, JSON in and out."""
 
 from __future__ import annotations
 
@@ -6,104 +6,178 @@ import http.client
 import json
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+import msgspec
 import typer
-from rich.console import Console
+from typer.core import TyperCommand
 
+from gateway.commands.output import (
+    INTERRUPTED,
+    REFUSED,
+    UNREACHABLE,
+    USAGE,
+    fail,
+    pipe_closed,
+    print_raw,
+)
 from gateway.config import ConfigError, Settings, load
 
-REFUSED, USAGE, UNREACHABLE = 1, 2, 3
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 Url = Annotated[
     str | None, typer.Option("--url", envvar="GATEWAY_URL", help="Where the gateway is. [default: from HOST and PORT]")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 TaskIdArgument = Annotated[str, typer.Argument(help="The task's id.", show_default=False)]
+_PAGE = 200
+_NO_GATEWAY = "what answers there is no gateway; look at the address (--url, GATEWAY_URL, or HOST and PORT)"
+_NEXT_STEPS = {
+    "task_not_found": "`gateway list` shows those there are",
+    "invalid_id": "`gateway list` shows the ids there are",
+    "already_finished": "`gateway get` shows how it ended; `gateway retry` sends a failed or cancelled one back",
+    "not_finished": "`gateway get` shows where it stands; `gateway cancel` takes it back",
+    "worker_not_found": "`gateway workers` shows those there are",
+    "queue_full": "start more workers, or raise TASK_QUEUE_SIZE; `gateway top` shows how fast it drains",
+    "store_unavailable": "`gateway doctor` looks at Redis",
+    "store_full": "give Redis more memory; `gateway doctor` shows how much it has",
+}
 
 
 class Refused(Exception):
     """The gateway refused. problem: the RFC 9457 document it answered with."""
 
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(problem.get("detail", ""))
+    def __init__(self, status: int, raw: bytes) -> None:
+        try:
+            problem = json.loads(raw)
+        except ValueError:
+            problem = None
         self.status = status
-        self.problem = problem
+        self.raw = raw
+        self.problem: dict[str, Any] = problem if isinstance(problem, dict) else {}
+        super().__init__(self.problem.get("detail", f"status {status}"))
+
+
+class Unreachable(Exception):
+    """No gateway answers; the message says where and what to do."""
+
+
+class Answer:
+    """What the gateway answered. raw: the body's bytes; etag: to ask whether it changed."""
+
+    def __init__(self, status: int, raw: bytes, etag: str | None) -> None:
+        self.status = status
+        self.raw = raw
+        self.etag = etag
+
+    def json(self) -> Any:
+        """Read the body; to print it, take `raw`, which keeps every digit. Raises Unreachable: it is no JSON."""
+        try:
+            return json.loads(self.raw)
+        except ValueError:
+            raise Unreachable(_NO_GATEWAY) from None
+
+
+class _Page(msgspec.Struct):
+    tasks: list[msgspec.Raw]
+    next_cursor: str | None = None
+
+
+class Command(TyperCommand):
+    """A command whose end is always one of the documented exit codes, and never a traceback for what users do."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            pipe_closed()
+        except Unreachable as error:
+            fail(str(error), UNREACHABLE)
+        except Refused as refusal:
+            if ctx.params.get("json_"):
+                print_raw(refusal.raw)
+                raise typer.Exit(REFUSED) from None
+            code = refusal.problem.get("code", str(refusal.status))
+            advice = _NEXT_STEPS.get(code)
+            fail(f"refused ({code}): {refusal}{f'. Next: {advice}' if advice else ''}", REFUSED)
 
 
 class Gateway:
-    """A gateway seen from outside. url: None takes HOST and PORT of the settings."""
+    """A gateway seen from outside. url: None takes HOST and PORT of the settings.
+    timeout_seconds: how long it may be silent, which must be longer than what it is asked to wait.
 
-    def __init__(self, url: str | None) -> None:
+    Every call raises Unreachable when no gateway answers.
+    """
+
+    def __init__(self, url: str | None, *, timeout_seconds: float = 65) -> None:
         self.url = url.rstrip("/") if url is not None else _default_url()
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            fail(f"{self.url} is no http or https address", USAGE)
+            fail(f"{self.url} is no http or https address, such as http://127.0.0.1:8080", USAGE)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
-            self._connection = kind(parts.hostname, parts.port, timeout=65)
+            self._connection = kind(parts.hostname, parts.port, timeout=timeout_seconds)
         except ValueError as error:
             fail(f"{self.url}: {error}", USAGE)
         self._path = parts.path
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Ask, whatever the answer. Returns status and JSON ({} for none). Exits when no gateway answers."""
-        status, raw = self.raw(method, path, body, headers)
-        try:
-            return status, json.loads(raw) if raw else {}
-        except ValueError:
-            fail(f"{self.url} answered {status}, and not as a gateway does; is the address right?", UNREACHABLE)
-
-    def raw(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, bytes]:
-        """As `request`, but the answer's bytes."""
+    ) -> Answer:
+        """Ask, whatever the answer."""
         sent = {"Content-Type": "application/json", **(headers or {})} if body is not None else headers or {}
         for attempt in (1, 2):
             try:
                 self._connection.request(method, self._path + path, body, sent)
                 reply = self._connection.getresponse()
-                return reply.status, reply.read()
+                return Answer(reply.status, reply.read(), reply.headers["ETag"])
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
                 # A kept connection may have been closed in the meantime; a fresh one decides.
                 self._connection.close()
                 if attempt == 2 or method not in ("GET", "HEAD"):
-                    self._unreachable(error)
+                    raise self._unreachable(error) from error
             except (OSError, http.client.HTTPException) as error:
-                self._unreachable(error)
+                self._connection.close()
+                raise self._unreachable(error) from error
         raise AssertionError
 
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> dict[str, Any]:
+    def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
         """Ask for something that should be granted. Raises Refused."""
-        status, answer = self.request(method, path, body, headers)
-        if status >= 400:
-            raise Refused(status, answer)
+        answer = self.request(method, path, body, headers)
+        if answer.status >= 400:
+            raise Refused(answer.status, answer.raw)
+        if answer.raw and answer.raw.lstrip()[:1] not in (b"{", b"["):
+            raise Unreachable(_NO_GATEWAY)
         return answer
 
-    def get(self, path: str, **query: object) -> dict[str, Any]:
+    def get(self, path: str, **query: object) -> Answer:
         """GET with a query; None leaves a parameter out. Raises Refused."""
         given = {name: value for name, value in query.items() if value is not None}
         return self.ask("GET", path + ("?" + urlencode(given, doseq=True) if given else ""))
 
-    def pages(self, limit: int, **query: object) -> Iterator[dict[str, Any]]:
-        """List tasks, newest first, page by page."""
+    def pages(self, limit: int, *, most_requests: int = sys.maxsize, **query: object) -> Iterator[list[bytes]]:
+        """List tasks, newest first: a page after the other, each task's JSON by itself. Raises Refused."""
         cursor = None
-        while limit > 0:
-            page = self.get("/tasks", **query, limit=min(limit, 200), cursor=cursor)
-            yield from page["tasks"]
-            limit -= len(page["tasks"])
-            cursor = page.get("next_cursor")
+        while limit > 0 and most_requests > 0:
+            most_requests -= 1
+            page = msgspec.json.decode(
+                self.get("/tasks", **query, limit=min(limit, _PAGE), cursor=cursor).raw, type=_Page
+            )
+            yield [bytes(task) for task in page.tasks]
+            limit -= len(page.tasks)
+            cursor = page.next_cursor
             if cursor is None:
                 return
 
-    def _unreachable(self, error: Exception) -> NoReturn:
+    def _unreachable(self, error: Exception) -> Unreachable:
         reason = getattr(error, "strerror", None) or error or type(error).__name__
-        fail(f"no gateway answers at {self.url}: {reason}. Start one with `gateway run`, or name it with --url", 3)
+        return Unreachable(
+            f"no gateway answers at {self.url}: {reason}. Start one with `gateway run`, or name it with --url"
+        )
 
 
 def settings() -> Settings:
@@ -119,32 +193,12 @@ def path_of(task_id: str, verb: str = "") -> str:
     return f"/tasks/{quote(task_id, safe='~:.')}{'/' + verb if verb else ''}"
 
 
-def print_json(value: Any) -> None:
-    """Print one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def refused(refusal: Refused, *, as_json: bool) -> NoReturn:
-    """Say what was refused, and exit with REFUSED."""
-    if as_json:
-        print_json(refusal.problem)
-        raise typer.Exit(REFUSED)
-    fail(f"refused ({refusal.problem.get('code', refusal.status)}): {refusal}", REFUSED)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong and what to do, and exit."""
-    err.print("[red]error:[/] ", end="")
-    err.print(message, markup=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def on_terminal() -> bool:
-    """Whether somebody watches."""
-    return sys.stdout.isatty()
+def local_url(host: str, port: int) -> str:
+    """The address under which this machine reaches a gateway that listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _default_url() -> str:
     chosen = settings()
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(chosen.host, chosen.host)  # noqa: S104 - compared, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{chosen.port}"
+    return local_url(chosen.host, chosen.port)

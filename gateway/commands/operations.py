@@ -3,62 +3,86 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
+import msgspec
 import typer
-from rich.table import Table
+from rich.text import Text
 
-from gateway.commands.client import REFUSED, AsJson, Gateway, Refused, Url, out, print_json, refused
+from gateway.commands.client import Gateway, Url
+from gateway.commands.output import (
+    REFUSED,
+    AsJson,
+    Column,
+    Listing,
+    err,
+    print_lines,
+    print_raw,
+    say,
+    terminal_width,
+)
+
+COUNTS = ("pending", "scheduled", "processing", "completed", "failed", "cancelled")
 
 
 def health(url: Url = None, json_: AsJson = False) -> None:
     """Ask the gateway how it is. Exits 0 when it can serve, 1 when it cannot, 3 when it does not answer."""
-    status, body = Gateway(url).request("GET", "/health")
+    answer = Gateway(url).request("GET", "/health")
     if json_:
-        print_json(body)
+        print_raw(answer.raw)
     else:
-        out.print(f"[{'green' if status == 200 else 'red'}]{body.get('status', 'unknown')}[/]")
+        body = answer.json()
+        say(Text(body.pop("status", "unknown"), "green" if answer.status == 200 else "red"))
         for name, value in body.items():
-            if name != "status":
-                out.print(f"  {name:24} {value}", markup=False)
-    raise typer.Exit(0 if status == 200 else REFUSED)
+            for one in value if isinstance(value, list) else [value]:
+                say(f"  {name:24} {one}")
+    raise typer.Exit(0 if answer.status == 200 else REFUSED)
 
 
 def queues(url: Url = None, json_: AsJson = False) -> None:
     """List the queues and their counts."""
-    try:
-        found = Gateway(url).get("/queues")["queues"]
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
+    answer = Gateway(url).get("/queues")
     if json_:
-        print_json(found)
+        print_raw(_inner(answer.raw, "queues"))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ("pending", "scheduled", "processing", "completed", "failed", "cancelled")
-    table.add_column("queue", overflow="fold")
-    for column in (*columns, "oldest"):
-        table.add_column(column, justify="right")
-    for queue in found:
-        counts = [str(queue[column]) for column in columns]
-        table.add_row(queue["job_type"], *counts, f"{queue['oldest_pending_seconds']:.1f} s")
-    out.print(table if found else "[dim]no queues yet[/]")
+    listing = Listing(
+        [
+            Column("queue"), Column("pending", 1, right=True), Column("scheduled", 4, right=True),
+            Column("processing", 3, right=True), Column("completed", 6, right=True), Column("failed", 2, right=True),
+            Column("cancelled", 7, right=True), Column("oldest", 5, right=True),
+        ],
+        terminal_width(),
+    )  # fmt: skip
+    found = answer.json()["queues"]
+    rows = [
+        [one["job_type"], *(str(one.get(name, 0)) for name in COUNTS), f"{one.get('oldest_pending_seconds', 0):.1f}s"]
+        for one in found
+    ]
+    print_lines(listing.lines(rows)) if rows else err.print("[dim]no queues yet: enqueue a task first[/]")
 
 
 def workers(url: Url = None, json_: AsJson = False) -> None:
     """List the workers that polled lately."""
-    try:
-        found = Gateway(url).get("/workers")["workers"]
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
+    answer = Gateway(url).get("/workers")
     if json_:
-        print_json(found)
+        print_raw(_inner(answer.raw, "workers"))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("worker", "leases", "last seen", "directive", "types"):
-        table.add_column(column, overflow="fold", justify="right" if column == "leases" else "left")
-    for worker in found:
-        seen = f"{worker['last_seen_seconds']:.0f} s ago"
-        table.add_row(worker["id"], str(worker["leases"]), seen, worker["directive"], " ".join(worker["task_types"]))
-    out.print(table if found else "[dim]no workers lately[/]")
+    listing = Listing(
+        [Column("worker"), Column("leases", 1, right=True), Column("seen", 3, right=True), Column("directive", 4),
+         Column("types", 2, flexible=True)],
+        terminal_width(),
+    )  # fmt: skip
+    rows = [
+        [
+            one["id"],
+            str(one["leases"]),
+            f"{one['last_seen_seconds']:.0f}s",
+            one["directive"],
+            ",".join(one["task_types"]),
+        ]
+        for one in answer.json()["workers"]
+    ]
+    print_lines(listing.lines(rows)) if rows else err.print("[dim]no workers lately: start one[/]")
 
 
 def drain(
@@ -70,8 +94,13 @@ def drain(
 ) -> None:
     """Tell a worker to finish what it has and take no more. It hears of it in its next poll or heartbeat."""
     directive = "run" if undo else "stop" if stop else "drain"
-    try:
-        answer = Gateway(url).ask("POST", f"/workers/{worker_id}/{directive}")
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
-    print_json(answer) if json_ else out.print(f"{answer['id']} will hear: {answer['directive']}")
+    answer = Gateway(url).ask("POST", f"/workers/{quote(worker_id, safe='')}/{directive}")
+    if json_:
+        print_raw(answer.raw)
+    else:
+        told = answer.json()
+        say(f"{told['id']} will hear: {told['directive']}")
+
+
+def _inner(raw: bytes, name: str) -> bytes:
+    return bytes(msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[name])

@@ -6,34 +6,39 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
-from gateway.commands.client import (
+from gateway.commands.client import Answer, Gateway, Refused, TaskIdArgument, Url, path_of
+from gateway.commands.output import (
     REFUSED,
     USAGE,
     AsJson,
-    Gateway,
-    Refused,
-    TaskIdArgument,
-    Url,
+    Column,
+    Listing,
+    age,
     err,
     fail,
-    out,
-    path_of,
-    print_json,
-    refused,
+    painted,
+    plain,
+    print_lines,
+    print_raw,
+    say,
+    terminal_width,
 )
 
+FINAL = ("completed", "failed", "cancelled")
 _CHUNK_TASKS = 500
 _CHUNK_BYTES = 512 * 1024
 _LONGEST_WAIT_SECONDS = 50
-_COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "processing": "cyan", "retrying": "magenta"}
-FINAL = ("completed", "failed", "cancelled")
+_LABEL_CELLS = 16
+_Wait = Annotated[float | None, typer.Option(min=0, help="Wait so many seconds for its end.")]
 
 
 def enqueue(
@@ -48,7 +53,7 @@ def enqueue(
     delay: Annotated[float | None, typer.Option(help="Seconds to wait before it may start.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Most attempts, 1 to 1000.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="name:value; may be repeated.")] = None,
-    wait: Annotated[float | None, typer.Option(help="Wait so many seconds for its end.")] = None,
+    wait: _Wait = None,
     url: Url = None,
     json_: AsJson = False,
 ) -> None:
@@ -71,35 +76,30 @@ def enqueue(
     members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
     # The payload goes as it was typed: 1.0 stays 1.0.
     body = ", ".join([*members, f'"payload": {text}'])
-    try:
-        task = gateway.ask("POST", "/tasks", f"{{{body}}}".encode())
-        if wait is not None:
-            task = _await_end(gateway, task["id"], wait)
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
+    answer = gateway.ask("POST", "/tasks", f"{{{body}}}".encode())
+    if wait is not None:
+        answer = _await_end(gateway, answer.json()["id"], wait)
+    task = answer.json()
     if json_:
-        print_json(task)
+        print_raw(answer.raw)
     elif wait is None:
-        out.print(task["id"], markup=False, soft_wrap=True)
+        say(task["id"])
     else:
-        show(task)
+        show(answer.raw)
     if wait is not None:
         raise typer.Exit(0 if task["status"] == "completed" else REFUSED)
 
 
 def get(
     task_id: TaskIdArgument,
-    wait: Annotated[float | None, typer.Option(help="Wait so many seconds for its end.")] = None,
+    wait: _Wait = None,
     url: Url = None,
     json_: AsJson = False,
 ) -> None:
-    """Show a task."""
+    """Show a task: everything that is known of it, its history and its log."""
     gateway = Gateway(url)
-    try:
-        task = gateway.get(path_of(task_id)) if wait is None else _await_end(gateway, task_id, wait)
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
-    print_json(task) if json_ else show(task)
+    answer = gateway.get(path_of(task_id)) if wait is None else _await_end(gateway, task_id, wait)
+    print_raw(answer.raw) if json_ else show(answer.raw)
 
 
 def list_tasks(
@@ -112,28 +112,26 @@ def list_tasks(
     json_: AsJson = False,
 ) -> None:
     """List tasks, newest first. --json prints a task a line."""
-    gateway = Gateway(url)
-    try:
-        tasks = gateway.pages(limit, status=status, job_type=job_type, tag=tag, worker_id=worker)
-        if json_:
-            for task in tasks:
-                print_json(task)
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("id", "status", "attempt", "created", "worker", "title"):
-            table.add_column(column, no_wrap=column != "title", overflow="fold" if column == "id" else "ellipsis")
-        for task in tasks:
-            table.add_row(
-                task["id"],
-                painted(task["status"]),
-                f"{task['attempt']}/{task['max_attempts']}",
-                task["created_at"][:19].replace("T", " "),
-                task.get("worker_id", ""),
-                task.get("title", ""),
-            )
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
-    out.print(table if table.row_count else "[dim]no tasks[/]", soft_wrap=True)
+    pages = Gateway(url).pages(limit, status=status, job_type=job_type, tag=tag, worker_id=worker)
+    if json_:
+        for page in pages:
+            for task in page:
+                print_raw(task)
+        return
+    width = terminal_width()
+    created = Column("created", 4) if width is None else Column("age", 4, right=True)
+    listing = Listing(
+        [Column("id"), Column("status", 1), Column("attempt", 5, right=True), created, Column("worker", 3),
+         Column("title", 2, flexible=True)],
+        width,
+    )  # fmt: skip
+    found = False
+    for page in pages:
+        if page:
+            found = True
+            print_lines(listing.lines([_row(json.loads(task), for_people=width is not None) for task in page]))
+    if not found:
+        err.print("[dim]no tasks[/]")
 
 
 def wait(
@@ -143,13 +141,9 @@ def wait(
     json_: AsJson = False,
 ) -> None:
     """Wait for a task's end. Exits 0 when it completed, 1 when it did not."""
-    gateway = Gateway(url)
-    try:
-        task = _await_end(gateway, task_id, timeout)
-    except Refused as refusal:
-        refused(refusal, as_json=json_)
-    print_json(task) if json_ else show(task)
-    raise typer.Exit(0 if task["status"] == "completed" else REFUSED)
+    answer = _await_end(Gateway(url), task_id, timeout)
+    print_raw(answer.raw) if json_ else show(answer.raw)
+    raise typer.Exit(0 if answer.json()["status"] == "completed" else REFUSED)
 
 
 def cancel(task_id: TaskIdArgument, url: Url = None, json_: AsJson = False) -> None:
@@ -162,51 +156,70 @@ def retry(task_id: TaskIdArgument, url: Url = None, json_: AsJson = False) -> No
     _change("POST", path_of(task_id, "retry"), url, as_json=json_)
 
 
-def show(task: dict[str, Any]) -> None:
+def show(raw: bytes) -> None:
     """Print a task, a member a line."""
-    for name, value in task.items():
+    for name, value in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
         if name == "attempts":
-            for one in value:
-                error = one.get("error")
-                text = f"{one['attempt']} by {one['worker_id']}: {one['outcome']}"
-                out.print(
-                    f"{'attempt':16} {text}{' ' + json.dumps(error) if error else ''}", markup=False, soft_wrap=True
-                )
+            for one in json.loads(bytes(value)):
+                outcome = Text.assemble(f"{one['attempt']} by {plain(one['worker_id'])}: ", _outcome(one["outcome"]))
+                _member("attempt", outcome.append(f" {reason(one['error'])}" if "error" in one else ""))
         elif name == "log":
-            for line in value:
-                out.print(f"{'log':16} {line['at'][11:23]} {line['line']}", markup=False, soft_wrap=True)
+            for line in json.loads(bytes(value)):
+                _member("log", Text(f"{line['at'][11:23]} {plain(line['line'])}"))
+        elif name == "error":
+            error = json.loads(bytes(value))
+            _member(name, Text(reason(error), "red"))
+            for line in (error.get("stack") or "").splitlines():
+                _member("", Text(plain(line), "dim"))
         elif name == "status":
-            out.print(f"{name:16} {painted(value)}", soft_wrap=True)
+            _member(name, painted(json.loads(bytes(value))))
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            out.print(f"{name:16} {text}", markup=False, soft_wrap=True)
+            text = bytes(value).decode()
+            _member(name, Text(plain(json.loads(text) if text.startswith('"') else text)))
 
 
-def painted(status: str) -> str:
-    """A status in its colour."""
-    colour = _COLOURS.get(status)
-    return f"[{colour}]{status}[/]" if colour else status
+def reason(error: dict[str, Any]) -> str:
+    """Why an attempt failed, in a line."""
+    text = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
+    details = f" {json.dumps(error['details'], ensure_ascii=False)}" if "details" in error else ""
+    return plain(text + details) or "no reason given"
+
+
+def _member(name: str, value: Text) -> None:
+    say(Text.assemble((f"{name:{_LABEL_CELLS}} ", "dim"), value))
+
+
+def _outcome(outcome: str) -> Text:
+    return Text(plain(outcome), "green" if outcome == "completed" else "red" if outcome != "released" else "")
+
+
+def _row(task: dict[str, Any], *, for_people: bool) -> list[str | Text]:
+    created = task["created_at"]
+    if for_people:
+        created = age((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
+    return [
+        task["id"], painted(task["status"]), f"{task['attempt']}/{task['max_attempts']}", created,
+        task.get("worker_id", ""), task.get("title", ""),
+    ]  # fmt: skip
 
 
 def _change(method: str, path: str, url: str | None, *, as_json: bool) -> None:
-    try:
-        task = Gateway(url).ask(method, path)
-    except Refused as refusal:
-        refused(refusal, as_json=as_json)
+    answer = Gateway(url).ask(method, path)
+    task = answer.json()
     if as_json:
-        print_json(task)
+        print_raw(answer.raw)
     else:
         asked = " (its worker was asked to stop)" if task.get("cancel_requested") else ""
-        out.print(f"{task['id']} is {painted(task['status'])}{asked}", soft_wrap=True)
+        say(Text.assemble(f"{task['id']} is ", painted(task["status"]), asked))
 
 
-def _await_end(gateway: Gateway, task_id: str, seconds: float) -> dict[str, Any]:
+def _await_end(gateway: Gateway, task_id: str, seconds: float) -> Answer:
     deadline = time.monotonic() + seconds
     while True:
         left = max(deadline - time.monotonic(), 0.0)
-        task = gateway.get(path_of(task_id), wait=round(min(left, _LONGEST_WAIT_SECONDS), 3))
-        if task["status"] in FINAL or left <= 0:
-            return task
+        answer = gateway.get(path_of(task_id), wait=round(min(left, _LONGEST_WAIT_SECONDS), 3))
+        if answer.json()["status"] in FINAL or left <= 0:
+            return answer
 
 
 def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json: bool) -> None:
@@ -219,41 +232,69 @@ def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json:
         # Lines are payloads then.
         start = b'{"job_type": ' + json.dumps(job_type).encode() + b', "payload": '
         lines = [start + line + b"}" for line in lines]
-    stored = wrong = 0
+    stored = wrong = number = 0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err,
         disable=not err.is_terminal,
     ) as progress:  # fmt: skip
         bar = progress.add_task("enqueuing", total=len(lines))
-        number = 0
         for chunk in _chunks(lines):
-            status, answer = gateway.request(
-                "POST", "/tasks", b"\n".join(chunk), {"Content-Type": "application/x-ndjson"}
-            )
-            while status == 503 and answer.get("code") == "queue_full":
+            answer = _enqueue_chunk(gateway, chunk)
+            while answer is None:
                 # A full queue drains; a pipeline waits.
+                progress.update(bar, description="waiting: the queue is full")
                 time.sleep(1)
-                status, answer = gateway.request(
-                    "POST", "/tasks", b"\n".join(chunk), {"Content-Type": "application/x-ndjson"}
-                )
-            if status >= 400:
-                refused(Refused(status, answer), as_json=as_json)
-            entries = (
-                [{"status": 201, "task": task} for task in answer["tasks"]] if status == 201 else answer["results"]
-            )
-            for entry in entries:
+                answer = _enqueue_chunk(gateway, chunk)
+            for task, problem in _entries(answer):
                 number += 1
-                if entry["status"] == 201:
+                if task is not None:
                     stored += 1
                     if as_json:
-                        print_json(entry["task"])
+                        print_raw(task)
                 else:
                     wrong += 1
-                    err.print(f"line {number}: {entry['error']['detail']}", markup=False, soft_wrap=True)
-            progress.advance(bar, len(chunk))
+                    err.print(f"line {number}: {plain(problem['detail'])}", markup=False, soft_wrap=True)
+            progress.update(bar, advance=len(chunk), description="enqueuing")
     if not as_json:
-        out.print(f"{stored} enqueued" + (f", {wrong} refused" if wrong else ""))
+        say(f"{stored} enqueued" + (f", {wrong} refused" if wrong else ""))
     raise typer.Exit(REFUSED if wrong else 0)
+
+
+class _Stored(msgspec.Struct):
+    tasks: list[msgspec.Raw]
+
+
+class _Entry(msgspec.Struct):
+    status: int
+    task: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Entries(msgspec.Struct):
+    results: list[_Entry]
+
+
+def _enqueue_chunk(gateway: Gateway, chunk: list[bytes]) -> Answer | None:
+    """Enqueue some lines. None: the queue has no room for any of them. Raises Refused."""
+    try:
+        return gateway.ask("POST", "/tasks", b"\n".join(chunk), {"Content-Type": "application/x-ndjson"})
+    except Refused as refusal:
+        if refusal.problem.get("code") == "queue_full":
+            return None
+        raise
+
+
+def _entries(answer: Answer) -> Iterator[tuple[bytes | None, dict[str, Any]]]:
+    """What became of each line: its task, or its problem."""
+    if answer.status == 201:
+        for task in msgspec.json.decode(answer.raw, type=_Stored).tasks:
+            yield bytes(task), {}
+        return
+    for entry in msgspec.json.decode(answer.raw, type=_Entries).results:
+        if entry.status == 201:
+            yield bytes(entry.task), {}
+        else:
+            yield None, json.loads(bytes(entry.error))
 
 
 def _chunks(lines: list[bytes]) -> Iterator[list[bytes]]:
