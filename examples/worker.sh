@@ -10,7 +10,7 @@ names="^\{$s(\"path\"$s:$s$text|\"files\"$s:$s\[$s$text($s,$s$text)*$s\])$s\}"
 post() { curl -si -m 70 -H 'Content-Type: application/json' -H 'Expect:' --data-binary @- "$url$1" <<<"$2"; }
 end() { kill -KILL -- "-$1"; } 2>/dev/null; trap 'stopped=1 last=1; end "$job"' TERM INT  # a new fork may miss TERM
 ended() { if [[ $stopped ]]; then end "$1"; fi; wait "$1" || wait "$1"; } 2>/dev/null  # a signal ends one wait early
-trap 'rm -rf "$folder"; curl -s -m 5 -o /dev/null -X DELETE "$url/workers/$worker"' EXIT  # sign off: no lease is left
+trap 'rm -rf "$folder"; curl -s -m 5 -o /dev/null -X DELETE "$url/workers/${worker//\//%2F}"' EXIT  # no lease is left
 report() {  # verb, members: again while no gateway answers, which is safe; 409: another has the task
   until reply=$(post "/tasks/$id/$1" "{\"lease_token\":\"$token\"$2}"); [[ $reply == HTTP/*\ [24]* || $stopped ]]
   do sleep 1; done; echo "$worker: $1 $id: ${reply%%$'\r'*}" >&2; }
