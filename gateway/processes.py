@@ -219,7 +219,8 @@ class _Children:
         status = returncode if returncode >= 0 else 128 - returncode
         now = time.monotonic()
         if self._kill_at is not None:
-            self._status = self._status or status
+            # Our own SIGTERM took one that was still starting: that is no failure.
+            self._status = self._status or (0 if returncode == -signal.SIGTERM else status)
             return
         settled = now - child.started_at >= SETTLED_SECONDS
         if child.first and not settled and returncode > 0:
