@@ -171,11 +171,16 @@ async def test_refusals_are_errors_with_code_and_status(redis_url: str) -> None:
 
 
 async def test_a_full_queue_is_waited_for_within_the_patience(redis_url: str) -> None:
-    async with live_gateway(redis_url, task_queue_size=1) as gateway, Client(gateway.url) as client:
+    async with (
+        live_gateway(redis_url, task_queue_size=1) as gateway,
+        Broken(gateway.port) as broken,
+        Client(broken.url) as client,
+        Client(gateway.url) as other,
+    ):
         first = await client.enqueue("one")
         second = asyncio.create_task(client.enqueue("one"))
-        await asyncio.sleep(0.1)
-        await client.cancel(first.id)
+        await wait_until(lambda: len(broken.requests) == 2)
+        await other.cancel(first.id)
         assert (await second).status == "pending"
 
 

@@ -244,7 +244,7 @@ async def test_a_result_too_large_fails_its_task_and_no_other(gateway: LiveGatew
     sizes = [10, 2_000_000, 20, 600_000, 600_000]
     tasks = [await gateway.enqueue("sized", payload=size) for size in sizes]
     async with running(worker):
-        await wait_until(lambda: gateway.app.manager.open_polls or True)
+        await wait_until(lambda: all_processing(gateway, tasks))
         gate.set()
         ended = [await final(gateway, task) for task in tasks]
     assert [one["status"] for one in ended] == ["completed", "failed", "completed", "completed", "completed"]
@@ -309,13 +309,17 @@ async def test_heartbeats_keep_leases_with_one_request_for_all(gateway: LiveGate
     async with running(worker):
         await wait_until(lambda: all_processing(gateway, tasks))
         begun = time.monotonic()
-        await asyncio.sleep(2.5)
-        beats = await _beats(gateway) - before
+
+        async def beaten() -> bool:
+            return await _beats(gateway) - before >= 6
+
+        await wait_until(beaten)
         took = time.monotonic() - begun
         gate.set()
         ended = [await final(gateway, task) for task in tasks]
     assert [one["result"] for one in ended] == [1] * 20
-    assert 2 <= beats <= took / 0.3 + 4, f"{beats} heartbeats in {took:.1f} s"
+    # A third of a second each; one request for every lease would be six in no time.
+    assert took > 1.2, f"six heartbeats in {took:.1f} s"
 
 
 async def all_processing(gateway: LiveGateway, tasks: list[dict[str, Any]]) -> bool:
