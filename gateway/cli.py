@@ -17,6 +17,7 @@ import typer
 from gateway import __version__
 from gateway.commands import operations, tasks
 from gateway.commands.client import Command, settings
+from gateway.commands.doctor import doctor
 from gateway.commands.output import UNREACHABLE, fail, out
 from gateway.commands.tail import tail
 from gateway.commands.top import top
@@ -95,7 +96,7 @@ for _command in (tasks.enqueue, tasks.get, tasks.wait, tasks.cancel, tasks.retry
     app.command(cls=Command, rich_help_panel="Tasks")(_command)
 app.command("list", cls=Command, rich_help_panel="Tasks")(tasks.list_tasks)
 app.command(cls=Command, rich_help_panel="Tasks")(tail)
-for _command in (top, operations.health, operations.queues, operations.workers, operations.drain):
+for _command in (top, operations.health, operations.queues, operations.workers, operations.drain, doctor):
     app.command(cls=Command, rich_help_panel="Operators")(_command)
 
 
