@@ -195,7 +195,7 @@ async def test_a_lease_record_that_was_destroyed_ends_its_task_as_corrupt_and_no
 ) -> None:
     bad, good = await lives.enqueue_many(store, 2)
     taken = {one.task.id: one for one in await lives.take(store, 2)}
-    await _spoil(redis, f"arq:in-progress:{store.tasks.arq_id(lives.QUEUE, bad.id)}", how)
+    await _spoil(redis, f"arq:in-progress:{store.tasks.arq_id(lives.QUEUE, bad.id).decode()}", how)
     await looks_work(store, bad.id)
     assert good.id in [lease.task_id for lease in await store.tasks.leases(lives.QUEUE, 0)]
     for report in (lives.complete, lives.fail, lives.release):
@@ -219,7 +219,7 @@ async def test_a_job_body_that_was_destroyed_while_it_ran_stops_nothing(
     await lives.enqueue_many(store, 6)
     taken = await lives.take(store, 6)
     for one in taken[:5]:
-        await _spoil(redis, f"arq:job:{store.tasks.arq_id(lives.QUEUE, one.task.id)}", how)
+        await _spoil(redis, f"arq:job:{store.tasks.arq_id(lives.QUEUE, one.task.id).decode()}", how)
     await looks_work(store)
     done, failing, over, released, lapsing, good = taken
     for report in (
@@ -250,7 +250,7 @@ async def test_a_result_that_was_destroyed_is_gone_and_stops_nothing(
     leased = await lives.take_one(store)
     await lives.complete(store, leased)
     good = await lives.enqueue(store)
-    await _spoil(redis, f"arq:result:{store.tasks.arq_id(lives.QUEUE, bad.id)}", how)
+    await _spoil(redis, f"arq:result:{store.tasks.arq_id(lives.QUEUE, bad.id).decode()}", how)
     await looks_work(store, bad.id)
     nobody = LeasedTask(bad, "another", 0)
     for attempt in (lives.complete(store, leased), lives.fail(store, nobody), lives.release(store, nobody)):

@@ -200,7 +200,7 @@ async def test_the_end_of_a_watched_task_is_told_once_to_each_who_waits(
     await lives.complete(stores["c"], two)
     assert await bells.rung() == []
     await lives.complete(stores["c"], one)
-    arq_id = stores["a"].tasks.arq_id(lives.QUEUE, first.id)
+    arq_id = stores["a"].tasks.arq_id(lives.QUEUE, first.id).decode()
     assert sorted(await bells.rung()) == [("a", f"final {arq_id}"), ("b", f"final {arq_id}")]
     assert await redis.exists(f"tg:{lives.TAG}:watch") == 0
     assert await stores["a"].tasks.watch(lives.QUEUE, first.id, 5000) is True

@@ -15,9 +15,10 @@ from gateway.store.records import read_task
 from gateway.store.task_store import TaskStore
 from gateway.tasks import FINAL, Queue, Status, Task
 
-_ENTRY = re.compile(r"[0-9a-z]{10}(=.{1,400}|[0-9A-Za-z_-]{1,160})", re.DOTALL)
+# As scripts write them: 10 of time, then the rest of a ULID, or arq's id, which may be any bytes.
+_ENTRY = re.compile(rb"[0-9a-z]{10}(=.+|[0-9A-Za-z_-]{1,160})", re.DOTALL)
 _SCAN_LIMIT = 5000
-_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
 
 
 class QueueStats(msgspec.Struct, frozen=True):
@@ -125,21 +126,17 @@ class Inspector:
         ]
 
     async def _names(
-        self, queues: Sequence[Queue], before: str, limit: int, lists: list[str]
-    ) -> list[tuple[str, bytes, Queue]]:
+        self, queues: Sequence[Queue], before: bytes, limit: int, lists: list[str]
+    ) -> list[tuple[bytes, bytes, Queue]]:
         """Merge the queues' newest entries below `before`."""
         pages = await asyncio.gather(
             *(self._store.submit_read("page", queue, (before, limit, lists)) for queue in queues)
         )
-        merged = [
-            (entry.decode("utf-8", "surrogateescape"), raw_id, queue)
-            for queue, page in zip(queues, pages, strict=True)
-            for entry, raw_id in page
-        ]
+        merged = [(entry, raw_id, queue) for queue, page in zip(queues, pages, strict=True) for entry, raw_id in page]
         merged.sort(key=_by_entry, reverse=True)
         return merged[:limit]
 
-    async def _read(self, names: list[tuple[str, bytes, Queue]]) -> list[Task | None]:
+    async def _read(self, names: list[tuple[bytes, bytes, Queue]]) -> list[Task | None]:
         replies = await asyncio.gather(
             *(self._store.submit_read("read", queue, (raw_id, False)) for _, raw_id, queue in names)
         )
@@ -151,7 +148,7 @@ class Inspector:
         return tasks
 
 
-_by_entry: Callable[[tuple[str, bytes, Queue]], str] = lambda name: name[0]  # noqa: E731 - a key, not a function of its own
+_by_entry: Callable[[tuple[bytes, bytes, Queue]], bytes] = lambda name: name[0]  # noqa: E731 - a key, not a function of its own
 
 
 def _lists_of(statuses: frozenset[Status] | None) -> list[str]:
@@ -161,27 +158,27 @@ def _lists_of(statuses: frozenset[Status] | None) -> list[str]:
     return lists + [status.value for status in sorted(statuses & FINAL)]
 
 
-def _time_prefix(at_ms: int) -> str:
+def _time_prefix(at_ms: int) -> bytes:
     at_ms = min(max(at_ms, 0), (1 << 48) - 1)
-    return "".join(_CROCKFORD[(at_ms >> shift) & 31] for shift in range(45, -1, -5))
+    return bytes(_CROCKFORD[(at_ms >> shift) & 31] for shift in range(45, -1, -5))
 
 
 # Names start with the gateway's idea of the time; a second of slack covers its error, the filter does the rest.
-def _upper_bound(created_before_ms: int | None) -> str:
-    return "" if created_before_ms is None else _time_prefix(created_before_ms + 1000)
+def _upper_bound(created_before_ms: int | None) -> bytes:
+    return b"" if created_before_ms is None else _time_prefix(created_before_ms + 1000)
 
 
-def _lower_bound(created_after_ms: int | None) -> str:
-    return "" if created_after_ms is None else _time_prefix(created_after_ms - 1000)
+def _lower_bound(created_after_ms: int | None) -> bytes:
+    return b"" if created_after_ms is None else _time_prefix(created_after_ms - 1000)
 
 
-def _write_cursor(entry: str) -> str:
-    return base64.urlsafe_b64encode(entry.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+def _write_cursor(entry: bytes) -> str:
+    return base64.urlsafe_b64encode(entry).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> str:
+def _read_cursor(cursor: str) -> bytes:
     try:
-        entry = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        entry = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise BadCursor() from None
     if not _ENTRY.fullmatch(entry) or _write_cursor(entry) != cursor:

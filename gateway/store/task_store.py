@@ -56,12 +56,16 @@ class TaskStore:
         """Note the store's clock from a reply."""
         self._ahead_ms = now_ms - time.time() * 1000
 
-    def arq_id(self, queue: Queue, task_id: str) -> str:
-        """Find arq's job id of a public id. Raises TaskNotFound when the id can be nobody's in this queue."""
+    def arq_id(self, queue: Queue, task_id: str) -> bytes:
+        """Find arq's job id of a public id: any bytes, since one that was not made here need be no text.
+
+        Raises TaskNotFound when the id can be nobody's in this queue.
+        """
         parts = split_id(task_id)
         if parts is None or parts[0] != queue.job_type:
             raise TaskNotFound(task_id)
-        return parts[1] if parts[2] else f"{self.keys.of(queue).tag}{parts[1]}"
+        arq_id = parts[1] if parts[2] else f"{self.keys.of(queue).tag}{parts[1]}"
+        return arq_id.encode("utf-8", "surrogateescape")
 
     async def enqueue(self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False) -> list[Task | QueueFull]:
         """Store new tasks of one queue, at most 1,000.
@@ -232,7 +236,7 @@ class TaskStore:
     def _submit(self, lane: str, verb: str, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
         return self._lanes[lane].submit(self._verbs[verb], keys, item)
 
-    async def _backoff_ms(self, queue: Queue, arq_id: str) -> int:
+    async def _backoff_ms(self, queue: Queue, arq_id: bytes) -> int:
         reply = await self.submit_read("read", queue, (arq_id, False))
         if not reply or not reply[1]:
             return 0

@@ -25,7 +25,7 @@ class Bells(Protocol):
     def ready(self, queue: Queue, tasks: int) -> None:
         """So many tasks of a queue are ready for this gateway."""
 
-    def final(self, arq_id: str) -> None:
+    def final(self, arq_id: bytes) -> None:
         """A watched task is final."""
 
     def directives_changed(self) -> None:
@@ -84,4 +84,4 @@ class Wakeups:
             self._bells.ready(queue, int(number))
 
     def _final(self, rest: bytes) -> None:
-        self._bells.final(rest.decode("utf-8", "surrogateescape"))
+        self._bells.final(rest)
