@@ -38,6 +38,7 @@ GivenPriority = Annotated[
 StatusName = Literal["scheduled", "pending", "processing", "retrying", "completed", "failed", "cancelled"]
 Directive = Literal["run", "drain", "stop"]
 _YEAR_SECONDS = 31_622_400
+_MONTH_SECONDS = 2_592_000  # what fits into a job as 32 bits of ms
 Time = Annotated[str, Meta(description="RFC 3339 in UTC with milliseconds.", extra_json_schema={"format": "date-time"})]
 DelaySeconds = Annotated[float, Meta(ge=0, le=_YEAR_SECONDS)]
 LeaseSeconds = Annotated[
@@ -144,7 +145,7 @@ class NewTask(Request):
     timeout_seconds: (
         Annotated[
             float,
-            Meta(ge=1, le=_YEAR_SECONDS, description="Hard limit of one attempt, heartbeats or not. Default: none."),
+            Meta(ge=1, le=_MONTH_SECONDS, description="Hard limit of one attempt, heartbeats or not. Default: none."),
         ]
         | None
     ) = None
