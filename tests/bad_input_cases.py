@@ -116,7 +116,7 @@ MEMBERS: dict[str, tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
             "retry.delays_seconds": ("[]", "1", '"1"', "{}", "[" + ",".join(["1"] * 1001) + "]"),
             "retry.delays_seconds[...]": ("[-1]", "[1,31622401]", '["1"]', "[null]", "[true]", "[[1]]", "[1e400]"),
             "lease_seconds": LEASE,
-            "timeout_seconds": ("0", "0.5", "31622401", *SECONDS),
+            "timeout_seconds": ("0", "0.5", "2592001", *SECONDS),
             "expires_in_seconds": ("0", "31622401", *SECONDS),
             "retention_seconds": ("2592001", *SECONDS),
             "tags": (
@@ -454,7 +454,7 @@ MALFORMED_IDS = (
 UNKNOWN_IDS = (
     "demo~00000000000000000000000000", "demo", "demo~", "~", "~~", "demo~~", "demo~~a", "none~01j", "..", "-",
     "a" * 200,
-    "demo~a~b", "demo~~YXJxOnF1ZXVl", "demo:x~1", "DEMO~1",
+    "demo~a~b", "demo~~YXJxOnF1ZXVl", "demo~~__4", "demo~~7aCA", "demo~~AA", "demo:x~1", "DEMO~1",
 )  # fmt: skip
 MALFORMED_NAMES = ("%20", "a%20b", "a%0A", "%00", "%C3%A9", "%ff", ".a", "-a", "*", "a" * 129, "%7Bx%7D", "..", "a%5Cb")
 NO_ROUTE = (

@@ -268,13 +268,14 @@ async def test_a_bad_id_among_outcomes_does_not_hide_what_became_of_the_others(w
             {"id": task["id"], "lease_token": task["lease_token"], "outcome": "complete"},
             {"id": "a b", "lease_token": "x", "outcome": "complete"},
             {"id": "nobody", "lease_token": "x", "outcome": "complete"},
+            {"id": "mixed-outcomes~~__4", "lease_token": "x", "outcome": "complete"},
         ],
         "next": {"max": 1, "wait": 0},
     }
     reply = await gateway.post("/outcomes", body)
     world.before = b""
     assert reply.status_code == 200, reply.text
-    assert [one["status"] for one in reply.json()["outcomes"]] == [200, 400, 404]
+    assert [one["status"] for one in reply.json()["outcomes"]] == [200, 400, 404, 404]
 
 
 async def test_a_cursor_that_was_tampered_with_is_refused(world: World) -> None:
@@ -634,6 +635,7 @@ async def test_a_payload_left_out_is_null(world: World) -> None:
         ("lease_seconds", 1),
         ("lease_seconds", 43_200),
         ("timeout_seconds", 1),
+        ("timeout_seconds", 2_592_000),
         ("expires_in_seconds", 0.001),
         ("retention_seconds", 0),
         ("retention_seconds", 2_592_000),
