@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.errors import Refusal, ShuttingDown, StoreUnavailable, TooManyPolls
 from gateway.store.calls import Claim
 from gateway.store.registry import DirectiveName, Registry, WorkerFacts
 from gateway.store.task_store import TaskStore
-from gateway.tasks import LeasedTask, Queue
+from gateway.tasks import DEFAULT_TENANT, LeasedTask, Queue
 
 log = logging.getLogger("gateway.polls")
 _POLLS_PER_CLAIM = 200
@@ -67,7 +68,7 @@ class _Bell:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.waiting: dict[_Poll, None] = {}
+        self.waiting: OrderedDict[_Poll, None] = OrderedDict()  # a dict slows down when it is used up from its front
         self.armed = False
         self.pumping = False
         self.rung = 0
@@ -87,8 +88,9 @@ class TaskManager:
         self._polls: set[_Poll] = set()
         self._by_worker: dict[tuple[str, str], set[_Poll]] = {}
         self._seen: dict[str, dict[str, WorkerFacts]] = {}
-        self._directives: dict[str, dict[str, DirectiveName]] = {}
+        self._directives: dict[str, dict[str, DirectiveName]] = {DEFAULT_TENANT: {}}
         self._directives_stale = asyncio.Event()
+        self._directives_stale.set()
         self._ends: dict[bytes, set[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closed = False
@@ -121,14 +123,16 @@ class TaskManager:
         self._by_worker.setdefault((request.tenant, request.worker_id), set()).add(poll)
         queues = tuple(queue.job_type for queue in request.queues)
         self._seen.setdefault(request.tenant, {})[request.worker_id] = WorkerFacts(queues, self._store.now_ms())
-        if request.tenant not in self._directives:
-            self._directives[request.tenant] = {}
-            self._directives_stale.set()
+        self.directive(request.tenant, request.worker_id)
         return OpenPoll(self, poll)
 
     def directive(self, tenant: str, worker_id: str) -> DirectiveName:
         """What this worker is told to do, as last heard."""
-        return self._directives.get(tenant, {}).get(worker_id, "run")
+        known = self._directives.get(tenant)
+        if known is None:
+            known = self._directives[tenant] = {}
+            self._directives_stale.set()
+        return known.get(worker_id, "run")
 
     def saw_worker(self, tenant: str, worker_id: str) -> None:
         """Note a sign of life other than a poll."""
@@ -136,9 +140,9 @@ class TaskManager:
         if facts is not None:
             self._seen[tenant][worker_id] = WorkerFacts(facts.task_types, self._store.now_ms())
 
-    def forget_worker(self, tenant: str, worker_id: str) -> None:
-        """The worker signed off: do not list it again for what was seen of it before."""
-        self._seen.get(tenant, {}).pop(worker_id, None)
+    def forget_worker(self, tenant: str, worker_id: str) -> bool:
+        """The worker signed off: do not list it again for what was seen of it before. False: nothing was, lately."""
+        return self._seen.get(tenant, {}).pop(worker_id, None) is not None
 
     def send_home(self, tenant: str, worker_id: str) -> None:
         """End a worker's open polls with nothing: it has a directive to hear."""

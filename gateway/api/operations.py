@@ -253,7 +253,7 @@ OPERATIONS: tuple[Operation, ...] = (
             )
         },
         "Each report stands for itself: one lost lease leaves the others as they are.",
-        (), _json(messages.Outcomes, outcomes=examples.OUTCOMES), (*READS_BODY, *OF_TASK, *WRITES),
+        (), _json(messages.Outcomes, outcomes=examples.OUTCOMES), (*READS_BODY, *WRITES),
     ),
     Operation(
         "POST", "/heartbeats", "sendHeartbeats", "Workers", "Keep up to 1,000 leases",

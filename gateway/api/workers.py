@@ -180,8 +180,9 @@ class Workers:
             )
             released += sum(isinstance(one, Reported) for one in done)
         known = await self._registry.forget_worker(DEFAULT_TENANT, worker_id)
-        self._manager.forget_worker(DEFAULT_TENANT, worker_id)
-        if not known and not released:
+        # A worker that came just now stands here, and not yet in the registry.
+        seen = self._manager.forget_worker(DEFAULT_TENANT, worker_id)
+        if not known and not seen and not released:
             raise WorkerNotFound(worker_id)
         return Reply(200, encode(SignedOff(id=worker_id, released=released)))
 
