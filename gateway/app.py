@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -31,6 +32,8 @@ from gateway.store.task_store import TaskStore
 from gateway.store.wakeups import Wakeups
 from gateway.task_manager import TaskManager
 
+log = logging.getLogger("gateway")
+_CHORES_SECONDS = 2.0
 LANES = ("enqueue", "claim", "report", "chore", "read")
 
 
@@ -113,18 +116,29 @@ class GatewayApp(Starlette):
         await self.manager.settle()
 
 
+async def _keep_running(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Do a chore until it is cancelled, whatever happens to it."""
+    while True:
+        try:
+            await run()
+            return
+        except Exception:
+            log.exception("restarted a chore that failed", extra={"chore": name})
+            await asyncio.sleep(1.0)
+
+
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     assert isinstance(app, GatewayApp)
     await app.watch.look()
     chores = [
-        asyncio.create_task(chore, name=name)
-        for name, chore in (
-            ("wakeups", app.wakeups.run()),
-            ("sweeper", app.sweeper.run()),
-            ("polls", app.manager.run()),
-            ("redis watch", app.watch.run()),
-            ("pool", app.pool.run()),
+        asyncio.create_task(_keep_running(name, run), name=name)
+        for name, run in (
+            ("wakeups", app.wakeups.run),
+            ("sweeper", app.sweeper.run),
+            ("polls", app.manager.run),
+            ("redis watch", app.watch.run),
+            ("pool", app.pool.run),
         )
     ]
     try:
@@ -133,7 +147,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await app.drain()
         for chore in chores:
             chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        _, left = await asyncio.wait(chores, timeout=_CHORES_SECONDS)
+        if left:
+            log.error("left chores behind", extra={"chores": [chore.get_name() for chore in left]})
         await app.store.close()
         await app.connections.close()
 

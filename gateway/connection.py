@@ -42,8 +42,11 @@ class Limits:
 
     @property
     def sweep_seconds(self) -> float:
-        """How often `sweep` must run: once a second, oftener where a limit is shorter than four seconds."""
-        return min(1.0, self.header_seconds / 4, self.body_seconds / 4, self.keep_alive_seconds / 4)
+        """How often `sweep` must run: every 2.5 seconds, oftener where a limit is shorter than ten.
+
+        With ten thousand idle polls the sweep is most of what they cost; a deadline may be late by one of it.
+        """
+        return min(2.5, self.header_seconds / 4, self.body_seconds / 4, self.keep_alive_seconds / 4)
 
 
 def problem_body(status: int, code: str, detail: str) -> bytes:
