@@ -220,7 +220,7 @@ class _Children:
         now = time.monotonic()
         if self._kill_at is not None:
             # Our own SIGTERM took one that was still starting: that is no failure.
-            self._status = self._status or (0 if returncode == -signal.SIGTERM else status)
+            self._status = self._status or (0 if status == 128 + signal.SIGTERM else status)
             return
         settled = now - child.started_at >= SETTLED_SECONDS
         if child.first and not settled and returncode > 0:
