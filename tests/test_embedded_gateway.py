@@ -186,6 +186,19 @@ async def test_several_processes_share_one_server(folder: Folder) -> None:
     assert folder.servers() == []
 
 
+async def test_a_signal_during_the_start_leaves_no_server_behind(folder: Folder) -> None:
+    for _ in range(3):
+        starting = asyncio.create_task(folder.start("serve"))
+        await wait_until(folder.servers)
+        gateway = folder.gateways[-1]
+        gateway.send_signal(signal.SIGTERM)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        assert gateway.process is not None
+        assert await asyncio.to_thread(gateway.process.wait, 5) in (0, 143)
+        assert folder.servers() == []
+
+
 async def test_1000_open_polls_go_home_on_sigterm(redis_url: str, tmp_path: Path) -> None:
     gateway = GatewayProcess(redis_url, tmp_path)
     await gateway.start()
