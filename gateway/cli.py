@@ -17,6 +17,7 @@ import typer
 from gateway import __version__
 from gateway.commands import operations, tasks
 from gateway.commands.client import Command, settings
+from gateway.commands.demo.story import demo
 from gateway.commands.doctor import doctor
 from gateway.commands.output import UNREACHABLE, fail, out
 from gateway.commands.tail import tail
@@ -91,6 +92,7 @@ def serve(
     _run(chosen, pool_size=chosen.task_workers or 0, processes=processes)
 
 
+app.command(cls=Command, rich_help_panel="Server")(demo)
 _command: Callable[..., None]
 for _command in (tasks.enqueue, tasks.get, tasks.wait, tasks.cancel, tasks.retry):
     app.command(cls=Command, rich_help_panel="Tasks")(_command)
