@@ -27,7 +27,7 @@ async def test_a_task_with_a_title_only_is_completed_in_one_to_five_seconds(redi
 
 
 async def test_as_many_tasks_run_at_once_as_the_pool_has_workers(redis_url: str) -> None:
-    async with live_gateway(redis_url, pool_size=3) as gateway:
+    async with live_gateway(redis_url, pool_size=3, shutdown_timeout_seconds=1.2) as gateway:
         await gateway.post("/tasks", [{"title": f"task {number}"} for number in range(10)])
 
         async def three_run() -> bool:

@@ -174,13 +174,17 @@ async def test_app_host_app_port_and_redis_host_port_and_key_are_read(tcp_redis:
     port = free_port()
     gateway = on_port(
         port, None, tmp_path, APP_HOST="127.0.0.1", APP_PORT=str(port), REDIS_HOST="127.0.0.1",
-        REDIS_PORT=str(tcp_redis.tcp_port), REDIS_QUEUE_KEY="shop", TASK_WORKERS="5", RATE_LIMIT_PER_MINUTE="60",
+        REDIS_PORT=str(tcp_redis.tcp_port), REDIS_QUEUE_KEY="shop", TASK_WORKERS="5", SHUTDOWN_TIMEOUT="1.5", RATE_LIMIT_PER_MINUTE="60",
         DATABASE_DSN="tasks.db",
     )  # fmt: skip
     await gateway.start()
     async with httpx.AsyncClient(base_url=gateway.url) as client:
-        reply = await client.post("/tasks", json={"title": "example"}, headers={"Prefer": "wait=15"})
-        assert reply.json()["status"] == "completed"
+        id = (await client.post("/tasks", json={"title": "example"})).json()["id"]
+
+        async def taken() -> bool:
+            return (await client.get(f"/tasks/{id}")).json()["status"] == "processing"
+
+        await wait_until(taken)
     assert await gateway.end() == 0
     async with Redis(unix_socket_path=str(tcp_redis.socket)) as redis:
         keys = await redis.keys()
