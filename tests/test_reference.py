@@ -174,8 +174,8 @@ async def test_app_host_app_port_and_redis_host_port_and_key_are_read(tcp_redis:
     port = free_port()
     gateway = on_port(
         port, None, tmp_path, APP_HOST="127.0.0.1", APP_PORT=str(port), REDIS_HOST="127.0.0.1",
-        REDIS_PORT=str(tcp_redis.tcp_port), REDIS_QUEUE_KEY="shop", TASK_WORKERS="5", SHUTDOWN_TIMEOUT="1.5", RATE_LIMIT_PER_MINUTE="60",
-        DATABASE_DSN="tasks.db",
+        REDIS_PORT=str(tcp_redis.tcp_port), REDIS_QUEUE_KEY="shop", TASK_WORKERS="5", SHUTDOWN_TIMEOUT="1.5",
+        RATE_LIMIT_PER_MINUTE="60", DATABASE_DSN="tasks.db",
     )  # fmt: skip
     await gateway.start()
     async with httpx.AsyncClient(base_url=gateway.url) as client:
