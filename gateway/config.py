@@ -145,7 +145,9 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
     differ.
     """
     found = {name: value for name, value in _file_values(env_file).items() if value is not None}
-    found.update(os.environ if environ is None else environ)
+    # An empty variable says nothing; it does not hide what the file says.
+    given_environ = os.environ if environ is None else environ
+    found.update({name: value for name, value in given_environ.items() if value.strip()})
     values: dict[str, str] = {}
     for row in table():
         given = {name: found[name].strip() for name in row.variables if found.get(name, "").strip()}

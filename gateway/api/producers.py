@@ -133,7 +133,7 @@ class Producers:
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if cursor is not None:
             kept = [part for part in call.scope["query_string"].split(b"&") if part and not part.startswith(b"cursor=")]
-            target = b"/tasks?" + b"&".join([*kept, b"cursor=" + cursor.encode()])
+            target = (b"/api/v1/jobs?" if call.jobs else b"/tasks?") + b"&".join([*kept, b"cursor=" + cursor.encode()])
             headers = ((b"link", b"<" + target + b'>; rel="next"'),)
         return Reply(200, encode(reply), headers)
 

@@ -54,6 +54,9 @@ class Link:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = self._connection
+                if connection is not None and _ended(connection):
+                    await self.close()
+                    connection = None
                 if connection is None:
                     connection = self._make()
                     await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
@@ -81,6 +84,12 @@ class Link:
                 await connection.disconnect(nowait=True)
             except (RedisError, OSError):
                 pass
+
+
+def _ended(connection: AbstractConnection) -> bool:
+    """Whether the other end hung up while we were idle, as when Redis restarts: nothing was sent in vain yet."""
+    reader = connection._reader
+    return reader is not None and reader.at_eof()
 
 
 class Verb(Protocol):
