@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "processing": "cyan", "retrying": "magenta"}
 _KEPT = "\u200c\u200d"  # joiners, which scripts and emoji need
 _GAP = 2
-_LEAST_FLEXIBLE = 10
+_LEAST_FLEXIBLE, _LEAST_FIRST = 10, 24
 
 
 class _Output(Console):
@@ -74,10 +74,13 @@ class Listing:
         return shown
 
     def _needed(self, shown: list[int]) -> int:
-        return sum(
-            min(self._widths[number], _LEAST_FLEXIBLE) if self._columns[number].flexible else self._widths[number]
+        least = [
+            min(self._widths[number], _LEAST_FLEXIBLE if number else _LEAST_FIRST)
+            if self._columns[number].flexible
+            else self._widths[number]
             for number in shown
-        ) + _GAP * (len(shown) - 1)
+        ]
+        return sum(least) + _GAP * (len(shown) - 1)
 
     def _line(self, row: list[Text], shown: list[int]) -> list[Text]:
         if shown == [0] and len(row) > 1 and self._width is not None:

@@ -23,6 +23,7 @@ _MOST_LOOKED_AT = 200
 _MOST_REMEMBERED = 20_000
 _OVERLAP = timedelta(seconds=2)
 _GONE = "gone"
+_LEAST_REST = 12
 
 
 def tail(
@@ -258,11 +259,12 @@ def _change_line(change: dict[str, Any], width: int | None) -> Text:
     before, after = change["from"] or "new", painted(change["to"])
     padding = " " * max(24 - len(before) - len(after.plain) - 4, 0)
     line = Text.assemble((_clock(change["at"]), "dim"), f"  {change['id']}  {before} -> ", after)
-    needed = line.cell_len
-    line.append(f"{padding}  {plain(change.get('worker_id', '-'))}  {plain(change.get('title', ''))}")
-    line.rstrip()
+    rest = Text(f"{padding}  {plain(change.get('worker_id', '-'))}  {plain(change.get('title', ''))}")
+    rest.rstrip()
     if width is not None:
-        line.truncate(max(width, needed), overflow="ellipsis")
+        room = width - line.cell_len
+        rest.truncate(room if room > _LEAST_REST else 0, overflow="ellipsis" if room > _LEAST_REST else "crop")
+    line.append_text(rest)
     return line
 
 
