@@ -359,3 +359,18 @@ async def test_jobs_and_tasks_share_one_queue_in_the_order_of_their_times(
         await asyncio.sleep(0.002)  # arq orders by milliseconds
     taken = await gateway.poll(max=10)
     assert [task["payload"]["args"] for task in taken] == [[number] for number in range(6)]
+
+
+async def test_arguments_that_only_msgpack_can_hold_are_handed_out(gateway: LiveGateway, producer: ArqRedis) -> None:
+    await producer.enqueue_job("demo", b"\x00\xff", _queue_name=_QUEUE)
+    (task,) = await gateway.poll()
+    assert task["payload"]["args"] == ["AP8="]
+
+
+async def test_a_job_whose_id_no_worker_could_name_ends_failed(gateway: LiveGateway, producer: ArqRedis) -> None:
+    await producer.enqueue_job("demo", _job_id="x" * 160, _queue_name=_QUEUE)
+    await producer.enqueue_job("demo", _job_id="y" * 140, _queue_name=_QUEUE)
+    (task,) = await gateway.poll(max=5)
+    assert (await gateway.report(task, "complete")).status_code == 200
+    (failed,) = (await gateway.get("/tasks?status=failed")).json()["tasks"]
+    assert failed["error"]["message"] == "the job id is too long"

@@ -30,7 +30,7 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway.tasks import Queue
+from gateway.tasks import MAX_ID_CHARS, Queue
 
 _ARQ_QUEUE = "arq:queue:"
 _QUEUE_KEYS = (
@@ -102,7 +102,7 @@ class Keys:
             f"local TAG = string.sub(QUEUE, {len(_ARQ_QUEUE) + 1})",
             "local JOB, PROGRESS, RETRY, RESULT = 'arq:job:', 'arq:in-progress:', 'arq:retry:', 'arq:result:'",
             f"local OURS = '{self.prefix}:' .. TAG .. ':'",
-            f"local RING, LOG_LINES = '{self.ring_channel('')}', {LOG_LINES}",
+            f"local RING, LOG_LINES, MAX_ID_CHARS = '{self.ring_channel('')}', {LOG_LINES}, {MAX_ID_CHARS}",
         ]
         lines += [f"local {name.upper()} = OURS .. '{name}'" for name in _QUEUE_KEYS]
         lines += [f"local {name.upper()} = OURS .. '{name}:'" for name in _TASK_KEYS]

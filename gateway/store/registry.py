@@ -73,9 +73,7 @@ class Registry:
         seen, facts_key = self._keys.workers_seen(tenant), self._keys.worker_facts(tenant)
         async with answering(), self._redis.pipeline(transaction=False) as pipe:
             pipe.zadd(seen, {worker: facts.seen_at_ms for worker, facts in workers.items()})
-            pipe.hset(
-                facts_key, mapping={worker: msgspec.msgpack.encode(facts) for worker, facts in workers.items()}
-            )
+            pipe.hset(facts_key, mapping={worker: msgspec.msgpack.encode(facts) for worker, facts in workers.items()})
             pipe.zrangebyscore(seen, "-inf", newest - _FORGET_WORKER_MS, start=0, num=100)
             *_, old = await pipe.execute()
             if old:

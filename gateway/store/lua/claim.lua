@@ -31,12 +31,20 @@ local function trail_of(id, body)
   return redis.call('HGETALL', TRAIL .. entry_of(id, body))
 end
 
+-- A public id is the job_type, two marks and the id in base64; a worker could not report on a longer one.
+local function nameable(id)
+  local job_type = string.match(TAG, ':(.*)}$')
+  return is_native(id) or #job_type + 2 + math.ceil(#id * 4 / 3) <= MAX_ID_CHARS
+end
+
 local first_end = 0
 -- Returns the task's reply and token, or nil when it could not be handed out (it is then final).
 local function lease(id, score, worker, lease_ms, seed, number)
   local body = fetch(JOB .. id)
-  if not body or not is_job(body) then
-    local text, n = failure_pairs('corrupt', body and 'the job body is not msgpack' or 'the job body is gone')
+  if not body or not is_job(body) or not nameable(id) then
+    local reason = not body and 'the job body is gone' or nameable(id) and 'the job body is not msgpack'
+      or 'the job id is too long'
+    local text, n = failure_pairs('corrupt', reason)
     finish(now, id, 'failed', nil, text, n, body, 'corrupt')
     return nil
   end
