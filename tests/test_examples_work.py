@@ -727,13 +727,9 @@ async def test_an_arq_producer_gets_results_of_workers_without_arq(
     assert [task["attempt"] for task in failed] == [1, 1]
 
 
-async def test_the_recipes_serializer_makes_texts_of_what_json_has_not(gateway: LiveGateway, redis_url: str) -> None:
-    recipe = (ROOT / "docs/legacy-arq.md").read_text()
-    (lines,) = re.findall(r"^  (def serialize\(job\):\n .*)$", recipe, re.MULTILINE)
-    names: dict[str, Any] = {"msgspec": msgspec}
-    exec(lines, names)
+async def test_what_json_has_not_arrives_as_text(gateway: LiveGateway, redis_url: str) -> None:
     async with ArqRedis.from_url(redis_url) as redis:
-        redis.job_serializer = names["serialize"]
+        redis.job_serializer = msgspec.msgpack.encode
         arguments = (b"\xff", datetime(2026, 1, 2, tzinfo=UTC), (1, {2}))
         assert await redis.enqueue_job("demo", *arguments, at=arguments[1], _queue_name="arq:queue:{default:demo}")
     (task,) = await gateway.poll(wait=10)
