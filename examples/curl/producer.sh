@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A producer: bash and curl. `producer.sh FILE ..` has each file counted and hashed.
+set -euo pipefail
+gateway=${GATEWAY_URL:-http://127.0.0.1:8080}
+
+# GET, or POST a body. --retry comes again after a 429 or 503, when Retry-After says; it gives up after two minutes.
+call() { # path, curl's options
+  curl -sSf --max-time 60 --retry 20 --retry-max-time 120 -H 'Content-Type: application/json' \
+    "$gateway$1" "${@:2}"
+}
+
+# A file's name as a JSON string.
+quoted() {
+  local name
+  name=$(realpath -- "$1")
+  name=${name//\\/\\\\}
+  printf '"%s"' "${name//\"/\\\"}"
+}
+
+tasks=()
+for file in "$@"; do
+  tasks+=("{\"job_type\":\"file_process\",\"payload\":{\"path\":$(quoted "$file")}}")
+done
+
+# One task. The answer comes when it is final, at the latest after 30 s.
+call /tasks -H 'Prefer: wait=30' --data-binary "${tasks[0]}"
+echo
+if ((${#tasks[@]} > 1)); then
+  rest=$(IFS=,; echo "${tasks[*]:1}")
+  # A batch: all of it is stored, or nothing.
+  stored=$(call '/tasks?atomic=true' --data-binary "[$rest]")
+  grep -oP '"id":"\K[^"]+' <<<"$stored" | while read -r id; do
+    call "/tasks/$id?wait=30"
+    echo
+  done
+fi

@@ -1,0 +1,58 @@
+import java.io.IOException;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpRequest.BodyPublishers;
+import java.net.http.HttpResponse;
+import java.net.http.HttpResponse.BodyHandlers;
+import java.time.Duration;
+import java.util.Map;
+
+/** The HTTP side of a worker. */
+final class Gateway {
+    private static final String URL = System.getenv().getOrDefault("GATEWAY_URL", "http://127.0.0.1:8080");
+    private static final HttpClient HTTP = HttpClient.newHttpClient();
+
+    /** body: empty where the reply has none. */
+    record Reply(int status, Map<String, Object> body, String directive) {
+        boolean lostTheLease() {
+            return status == 404 || status == 409;
+        }
+
+        boolean wantsItBack() {
+            return Boolean.TRUE.equals(body.get("cancel_requested")) || "stop".equals(body.get("directive"));
+        }
+    }
+
+    /** Sends one request. Status 0: no gateway had an answer. */
+    static Reply send(String method, String path, Map<String, ?> body, int seconds) {
+        HttpRequest request = HttpRequest.newBuilder(URI.create(URL + path))
+                .version(HttpClient.Version.HTTP_1_1)
+                .timeout(Duration.ofSeconds(seconds))
+                .header("Content-Type", "application/json")
+                .method(method, BodyPublishers.ofString(Json.write(body)))
+                .build();
+        try {
+            HttpResponse<String> reply = HTTP.send(request, BodyHandlers.ofString());
+            if (reply.statusCode() >= 400) {
+                System.err.println(path + ": " + reply.statusCode() + " " + reply.body());
+            }
+            Map<String, Object> members = reply.statusCode() == 200 ? Json.object(Json.read(reply.body())) : Map.of();
+            return new Reply(reply.statusCode(), members, reply.headers().firstValue("X-Directive").orElse("none"));
+        } catch (IOException | InterruptedException error) {
+            System.err.println(path + ": " + error);
+            return new Reply(0, Map.of(), "none");
+        }
+    }
+
+    /** Posts until it is answered. That is safe: reports carry their lease token, polls a poll_id. */
+    static Reply insist(String path, Map<String, ?> body) throws InterruptedException {
+        for (double backoffSeconds = 0.1; ; backoffSeconds = Math.min(2 * backoffSeconds, 10)) {
+            Reply reply = send("POST", path, body, 35);
+            if (reply.status > 0 && reply.status < 500 && reply.status != 429) {
+                return reply;
+            }
+            Thread.sleep((long) (backoffSeconds * (500 + 500 * Math.random())));
+        }
+    }
+}
