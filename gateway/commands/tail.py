@@ -259,7 +259,9 @@ def _change_line(change: dict[str, Any], width: int | None) -> Text:
     before, after = change["from"] or "new", painted(change["to"])
     padding = " " * max(24 - len(before) - len(after.plain) - 4, 0)
     line = Text.assemble((_clock(change["at"]), "dim"), f"  {change['id']}  {before} -> ", after)
-    rest = Text(f"{padding}  {plain(change.get('worker_id', '-'))}  {plain(change.get('title', ''))}")
+    again = change["attempt"] > 1 and (change["to"] == "processing" or change["to"] == before)
+    attempt = f"  attempt {change['attempt']}" if again else ""
+    rest = Text(f"{padding}  {plain(change.get('worker_id', '-'))}{attempt}  {plain(change.get('title', ''))}")
     rest.rstrip()
     if width is not None:
         room = width - line.cell_len

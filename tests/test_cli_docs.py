@@ -1,0 +1,46 @@
+"""docs/cli.md names every command, and nothing that is not there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import typer.main
+
+from gateway.cli import app
+from tests.command_line import ROOT
+
+_TEXT = (ROOT / "docs" / "cli.md").read_text()
+_EXAMPLES = re.findall(r"^\$ (.*\bgateway\b.*)$", _TEXT, re.MULTILINE)
+
+
+def commands() -> dict[str, Any]:
+    root: Any = typer.main.get_command(app)
+    found: dict[str, Any] = root.commands
+    return found
+
+
+def called(line: str) -> tuple[str, list[str]]:
+    """The command and the options of an example."""
+    words = shlex.split(line)
+    words = words[words.index("gateway") + 1 :]
+    words = words[: words.index("|")] if "|" in words else words
+    return words[0], [word for word in words if word.startswith("-") and word != "-"]
+
+
+def test_every_command_has_a_section_with_an_example() -> None:
+    assert set(re.findall(r"^### (\S+)$", _TEXT, re.MULTILINE)) == set(commands())
+    assert {called(line)[0] for line in _EXAMPLES} == set(commands())
+
+
+def test_every_example_can_be_called() -> None:
+    for line in _EXAMPLES:
+        name, options = called(line)
+        known = {option for parameter in commands()[name].params for option in parameter.opts}
+        assert set(options) <= known, line
+
+
+def test_every_option_in_the_text_is_one() -> None:
+    known = {option for command in commands().values() for one in command.params for option in one.opts}
+    assert set(re.findall(r"--[a-z][a-z-]+", _TEXT)) <= known | {"--install-completion"}
