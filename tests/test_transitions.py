@@ -229,7 +229,7 @@ async def test_a_sweep_before_its_time_changes_nothing(state: Status, store: Sto
     assert await lives.keyspace(redis) == before
 
 
-@pytest.mark.parametrize("state", FINAL)
+@pytest.mark.parametrize("state", sorted(FINAL))
 async def test_a_final_task_stays_as_it_is_for_its_retention(
     state: Status, store: Store, clock: Clock, redis: Redis
 ) -> None:
