@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.bulk import Bulk
 from gateway.api.docs import Docs
 from gateway.api.endpoint import Endpoint, Handler
 from gateway.api.operators import Operators
@@ -25,6 +26,7 @@ from gateway.redis_watch import RedisWatch
 from gateway.store import scripts
 from gateway.store.batching import Lane
 from gateway.store.connect import Connections
+from gateway.store.idempotency import Idempotency
 from gateway.store.inspector import Inspector
 from gateway.store.keys import Keys
 from gateway.store.registry import Registry
@@ -64,7 +66,9 @@ class GatewayApp(Starlette):
         self.manager.on_dispatch = self.meter.dispatched
 
         body = settings.max_body_bytes
-        producers = Producers(self.store, self.inspector, self.registry, self.manager, body)
+        self.idempotency = Idempotency(self.connections.redis, keys, clock)
+        producers = Producers(self.store, self.inspector, self.registry, self.manager, self.idempotency, body)
+        bulk = Bulk(self.store, self.inspector, self.registry, body)
         workers = Workers(self.store, self.registry, self.manager, body)
         operators = Operators(self.store, self.inspector, self.registry, self.manager, self.watch, self.meter)
         docs = Docs()
@@ -74,7 +78,11 @@ class GatewayApp(Starlette):
             ("GET HEAD", "/tasks/{id}", producers.get),
             ("GET HEAD", "/task", producers.get_by_query),
             ("DELETE", "/tasks/{id}", producers.cancel),
+            ("PATCH", "/tasks/{id}", producers.patch),
             ("POST", "/tasks/{id}/retry", producers.retry),
+            ("POST", "/tasks/cancel", bulk.cancel),
+            ("POST", "/tasks/retry", bulk.retry),
+            ("POST", "/tasks/delete", bulk.delete),
             ("GET POST", "/poll", workers.poll),
             ("POST", "/tasks/{id}/heartbeat", workers.heartbeat),
             ("POST", "/tasks/{id}/complete", workers.complete),

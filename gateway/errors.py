@@ -206,11 +206,48 @@ class AlreadyFinished(Refusal):
         super().__init__(f"the task is {status}", id=task_id, task_status=status)
 
 
+class AlreadyStarted(Refusal):
+    code, title = "already_started", "The task is in a worker's hands"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("only a waiting task can be changed or deleted; cancel it, or wait for its end", id=task_id)
+
+
+class TaskChanged(Refusal):
+    code, title = "task_changed", "The task changed at the same moment"
+    retryable, retry_after_seconds = True, 1
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("somebody else changes this task; repeat the request", id=task_id)
+
+
 class NotFinished(Refusal):
     code, title = "not_finished", "The task is not final yet"
 
     def __init__(self, task_id: str) -> None:
         super().__init__("only failed and cancelled tasks can be retried", id=task_id)
+
+
+class IdempotencyMismatch(Refusal):
+    code, title = "idempotency_mismatch", "The Idempotency-Key was used for another request"
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key came with another request before; take a new key for a new request")
+
+
+class RequestRunning(Refusal):
+    code, title = "request_running", "The request with this Idempotency-Key is still running"
+    retryable, retry_after_seconds = True, 1
+
+    def __init__(self) -> None:
+        super().__init__("the first request with this Idempotency-Key has not been answered yet; repeat it in a moment")
+
+
+class UniqueConflict(Refusal):
+    code, title = "unique_conflict", "Another task holds the unique key"
+
+    def __init__(self, task_id: str, reason: str = "another task holds this unique_key") -> None:
+        super().__init__(f"{reason}; nothing was stored", id=task_id)
 
 
 class TooManyPolls(Refusal):

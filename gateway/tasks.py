@@ -12,6 +12,7 @@ import os
 import re
 import time
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -67,6 +68,18 @@ TRANSITIONS: dict[str, dict[Status, frozenset[Status]]] = {
 }
 
 
+class Unique(msgspec.Struct, frozen=True):
+    """At most one task of its queue holds `key`, until it is started or finished, or for so many ms from its enqueue.
+
+    on_conflict: what a second one meets: `return` the first, `reject`, or `replace` the first while it waits.
+    """
+
+    key: str
+    until: Literal["started", "finished"] = "finished"
+    for_ms: int = 0
+    on_conflict: Literal["return", "reject", "replace"] = "return"
+
+
 class TaskSpec(msgspec.Struct, frozen=True):
     """A task as a producer asked for it, checked. Durations in ms; `run_at_ms` is unix time.
 
@@ -91,6 +104,7 @@ class TaskSpec(msgspec.Struct, frozen=True):
     failed_retention_ms: int = 2_592_000_000
     traceparent: str | None = None
     tracestate: str | None = None
+    unique: Unique | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):

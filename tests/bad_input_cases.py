@@ -95,6 +95,22 @@ RUN_ATS = (
     text(65), "1900000000", "1900000000000", "1900000000.5", "9223372036854775808", "true", "[]", "{}",
 )  # fmt: skip
 
+BULK = (
+    {"filter": "{}"},
+    {
+        "filter": ("null", *NO_OBJECT),
+        "filter.status": ('""', '"done"', '"Failed"', '"failed\\n"', '"failed,cancelled"', "1", "{}", "[]"),
+        "filter.status[...]": ('["lost"]', '["failed",null]', "[1]"),
+        "filter.job_type": NAMES,
+        "filter.tags": ("1", '"a:b"', "[]", '{"":"x"}', '{"a:b":"x"}', '{"a\\n":"x"}'),
+        "filter.tags[...]": ('{"a":1}', '{"a":null}', '{"a":"x\\n"}'),
+        "filter.worker_id": tuple(value for value in WORKER_IDS if value != "null"),
+        "filter.created_after": ('""', '"yesterday"', '"2030-01-31"', '"2030-02-31T08:00:00Z"', text(65), "1", "[]"),
+        "filter.created_before": ('""', '"now"', '"2030-01-31T08:00:00"', '"2030-01-31T08:00:00Z\\n"', "1", "{}"),
+        "dry_run": ('"true"', "1", "[]"),
+    },
+)
+
 MEMBERS: dict[str, tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
     "/tasks": (
         {"job_type": '"demo"'},
@@ -125,8 +141,27 @@ MEMBERS: dict[str, tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
             ),
             "tags[...]": ('{"a":1}', '{"a":null}', '{"a":["b"]}', '{"a":"x\\n"}', '{"a":"\\u0000"}',
             f'{{"a":{text(257)}}}'),
+            "unique_key": ('""', '"a\\n"', '"\\u0000"', '"a\\u007f"', text(256), *NO_TEXT),
+            "unique_until": (
+                '""', '"never"', '"Finished"', '"started\\n"', '"3600"', "0", "0.0001", "-1", "31622401", "1e400",
+                "true", "[]", "{}",
+            ),
+            "on_conflict": ('""', '"ignore"', '"Return"', '"return\\n"', *NO_TEXT),
         },
     ),
+    "PATCH /tasks/<waiting>": (
+        {"priority": '"high"'},
+        {
+            "priority": ('""', '"urgent"', '"High"', "2", "[]"),
+            "run_at": RUN_ATS,
+            "delay_seconds": ("31622401", *SECONDS),
+            "tags": ("1", "[]", '{"":"x"}', '{"a:b":"x"}', "{" + ",".join(f'"t{n}":""' for n in range(17)) + "}"),
+            "tags[...]": ('{"a":1}', '{"a":null}', f'{{"a":{text(257)}}}'),
+        },
+    ),
+    "/tasks/cancel": BULK,
+    "/tasks/retry": BULK,
+    "/tasks/delete": BULK,
     "/poll": (
         {"worker_id": '"w9"', "task_type": '"demo"', "wait": "0"},
         {
@@ -193,11 +228,17 @@ UNKNOWN: dict[str, tuple[str, ...]] = {
     "/tasks": (
         "tenant", "state", "status", "attempt", "attempts", "id", "job_id", "queue", "depends_on",
         "on_parent_failure",
-        "unique_key", "unique_until", "on_conflict", "callback_url", "callback_events", "workflow_id", "schedule_id",
+        "callback_url", "callback_events", "workflow_id", "schedule_id", "unique", "idempotency_key",
         "result", "error", "progress", "worker_id", "lease_token", "created_at", "delay", "ttl", "retries", "retry.x",
         "retry.delay_seconds", "Job_Type", "JOB_TYPE", "job_type ", "jobType", "payload\u0000", "__proto__",
         "constructor", "$ref", "😀", "a`b", "k" * 199, "k" * 10_000,
     ),
+    "PATCH /tasks/<waiting>": (
+        "job_type", "title", "description", "max_attempts", "retry", "status", "unique_key", "id", "tenant", "result",
+    ),
+    "/tasks/cancel": ("tenant", "ids", "status", "limit", "filter.title", "filter.tenant", "filter.type", "filter.tag"),
+    "/tasks/retry": ("tenant", "ids", "filter.limit", "filter.cursor"),
+    "/tasks/delete": ("tenant", "ids", "filter.id", "filter.queue"),
     "/poll": ("tenant", "types", "type", "queue", "timeout", "worker", "count", "task_types"),
     "/tasks/<held>/heartbeat": ("token", "worker_id", "result", "status", "next", "tenant"),
     "/tasks/<held>/complete": ("token", "error", "status", "retryable", "tenant", "progress", "next.worker_id",
@@ -213,6 +254,11 @@ MISSING = (
     ("/tasks", "{}", "job_type"),
     ("/tasks", '{"payload":1}', "job_type"),
     ("/tasks", '{"job_type":null,"type":null,"title":null}', "job_type"),
+    *(
+        (f"/tasks/{verb}", body, "filter")
+        for verb in ("cancel", "retry", "delete")
+        for body in ("{}", '{"dry_run":true}')
+    ),
     ("/poll", '{"worker_id":"w9"}', "task_type"),
     ("/poll", '{"worker_id":"w9","task_type":null,"job_type":null}', "task_type"),
     ("/poll", '{"worker_id":"w9","task_type":[],"job_type":[]}', "task_type"),
@@ -236,6 +282,9 @@ TOGETHER = (
     ('{"job_type":"demo","delay_seconds":0,"run_at":"2030-01-31T08:00:00Z"}', "run_at"),
     ('{"job_type":"demo","delay_seconds":10,"expires_in_seconds":5}', "expires_in_seconds"),
     ('{"job_type":"demo","delay_seconds":10,"expires_in_seconds":10}', "expires_in_seconds"),
+    ('{"job_type":"demo","unique_until":"started"}', "unique_key"),
+    ('{"job_type":"demo","unique_until":60}', "unique_key"),
+    ('{"job_type":"demo","on_conflict":"replace","unique_key":null}', "unique_key"),
 )
 
 # ---- Texts that are no JSON of ours, whatever the request. `@` is a right body without its brackets.
@@ -330,6 +379,7 @@ KEPT_TEXTS: tuple[tuple[str, bytes, str], ...] = (
 KEPT = (
     ("/tasks", b'{"job_type":"demo","payload":', b"}"),
     ("/tasks", b'{"title":"x","payload":{"a":[', b"]}}"),
+    ("PATCH /tasks/<waiting>", b'{"payload":', b"}"),
     ("/tasks/<held>/heartbeat", b'{"lease_token":"<token>","progress":', b"}"),
     ("/tasks/<held>/complete", b'{"lease_token":"<token>","result":', b"}"),
     ("/tasks/<held>/fail", b'{"lease_token":"<token>","error":{"details":', b"}}"),
@@ -401,6 +451,8 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("DELETE", "/tasks/<waiting>", None),
     ("POST", "/tasks/<failed>/retry", None),
     ("POST", "/tasks", '{"job_type":"demo"}'),
+    ("PATCH", "/tasks/<waiting>", '{"priority":"high"}'),
+    *(("POST", f"/tasks/{verb}", '{"filter":{}}') for verb in ("cancel", "retry", "delete")),
     ("GET", "/poll?worker_id=w9&task_type=demo&wait=0", None),
     ("POST", "/poll", '{"worker_id":"w9","task_type":"demo","wait":0}'),
     *(("POST", f"/tasks/<held>/{verb}", '{"lease_token":"<token>"}') for verb in TASK_VERBS),
@@ -479,6 +531,7 @@ NO_ROUTE = (
 METHODS: dict[str, tuple[str, ...]] = {
     "/tasks": ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"),
     "/tasks/<waiting>": ("POST", "PUT", "OPTIONS", "TRACE"),
+    **{f"/tasks/{verb}": ("GET", "HEAD", "PUT", "PATCH", "DELETE") for verb in ("cancel", "retry", "delete")},
     "/tasks/<waiting>/retry": ("GET", "HEAD", "PUT", "DELETE"),
     **{f"/tasks/<held>/{verb}": ("GET", "HEAD", "PUT", "PATCH", "DELETE") for verb in TASK_VERBS},
     # Percent-encoded slashes are part of the id, never another route.
@@ -515,6 +568,15 @@ MOMENTS: tuple[tuple[str, str, str | None, int, str], ...] = (
     ("POST", "/tasks/<held>/retry", None, 409, "not_finished"),
     ("POST", "/tasks/<done>/retry", None, 409, "already_finished"),
     *(
+        ("PATCH", f"/tasks/<{task}>", body, 409, code)
+        for body in ("{}", '{"priority":"high"}', '{"delay_seconds":0}', '{"payload":1}')
+        for task, code in (
+            ("held", "already_started"), ("done", "already_finished"), ("failed", "already_finished"),
+            ("cancelled", "already_finished"),
+        )
+    ),
+    ("PATCH", "/tasks/<waiting>", '{"delay_seconds":1,"run_at":"2030-01-31T08:00:00Z"}', 400, "invalid_member"),
+    *(
         ("POST", f"/tasks/<{task}>/{verb}", f'{{"lease_token":"{token}"}}', 409, "lease_lost")
         for verb in TASK_VERBS
         for task, token in (
@@ -529,6 +591,22 @@ MOMENTS: tuple[tuple[str, str, str | None, int, str], ...] = (
     ("DELETE", "/workers/nobody", None, 404, "worker_not_found"),
     ("GET", "/queues/nothing", None, 404, "queue_not_found"),
 )  # fmt: skip
+
+# ---- Idempotency keys that are none, and refused requests with one that is right: (headers, body, status, code).
+
+ONE_KEY = "Idempotency-Key: one"
+KEYS: tuple[tuple[tuple[str, ...], bytes, int, str], ...] = (
+    *(
+        ((f"Idempotency-Key: {key}",), b'{"job_type":"demo"}', 400, "invalid_parameter")
+        for key in ("", " ", '""', "a" * 256, f'"{"a" * 256}"', "a\tb", "é", "😀")
+    ),
+    ((ONE_KEY, ONE_KEY), b'{"job_type":"demo"}', 400, "invalid_parameter"),
+    ((ONE_KEY, "idempotency-key: two"), b'[{"job_type":"demo"}]', 400, "invalid_parameter"),
+    ((ONE_KEY,), b'{"job_type":""}', 400, "invalid_member"),
+    ((ONE_KEY,), b'{"job_type":"demo","idempotency_key":"one"}', 400, "unknown_member"),
+    ((ONE_KEY,), b'{"job_type":"demo",}', 400, "bad_json"),
+    ((ONE_KEY,), b"[]", 400, "invalid_member"),
+)
 
 # ---- Batches that are refused as a whole: (name, target, headers, body, status, code, names).
 
@@ -642,14 +720,21 @@ def cases() -> list[Case]:
     """The whole table, one row for each bad request."""
     return [
         *_members(), *_items(), *_unknown(), *_texts(), *_media(), *_sizes(), *_queries(), *_ids(), *_paths(),
-        *_moments(),
+        *_moments(), *_keys(),
         *_batches(),
     ]  # fmt: skip
 
 
+def _split(target: str) -> tuple[str, str]:
+    """The method and the path of a target of the tables, where a method may stand in front."""
+    method, _, path = target.rpartition(" ")
+    return method or "POST", path
+
+
 def _post(target: str, what: str, body: str | bytes, code: str, names: str | None = None, status: int = 400) -> Case:
     data = body.encode() if isinstance(body, str) else body
-    return Case(f"POST {target}: {what[:70]}", "POST", target, JSON, data, status, code, names)
+    method, path = _split(target)
+    return Case(f"{method} {path}: {what[:70]}", method, path, JSON, data, status, code, names)
 
 
 def _object(members: Mapping[str, str], member: str = "", value: str = "") -> str:
@@ -727,14 +812,15 @@ def _texts() -> Iterator[Case]:
 def _media() -> Iterator[Case]:
     for target, (right, _) in MEMBERS.items():
         body = _object(right).encode()
+        method, path = _split(target)
         for headers in MEDIA_TYPES:
-            name = f"POST {target} with {headers[0] if headers else 'no Content-Type'}"
-            yield Case(name, "POST", target, headers, body, 415, "unsupported_media_type")
+            name = f"{method} {path} with {headers[0] if headers else 'no Content-Type'}"
+            yield Case(name, method, path, headers, body, 415, "unsupported_media_type")
         for encoding in ENCODINGS:
             headers = (*JSON, f"Content-Encoding: {encoding}")
-            yield Case(f"POST {target} in {encoding}", "POST", target, headers, body, 415, "unsupported_encoding")
+            yield Case(f"{method} {path} in {encoding}", method, path, headers, body, 415, "unsupported_encoding")
         if target != "/tasks":
-            yield Case(f"POST {target} as NDJSON", "POST", target, NDJSON, body, 415, "unsupported_media_type")
+            yield Case(f"{method} {path} as NDJSON", method, path, NDJSON, body, 415, "unsupported_media_type")
 
 
 def _sizes() -> Iterator[Case]:
@@ -782,6 +868,7 @@ def _queries() -> Iterator[Case]:
 def _ids() -> Iterator[Case]:
     routes: list[tuple[str, str, bytes | None]] = [("GET", "", None), ("DELETE", "", None), ("POST", "/retry", None)]
     routes += [("POST", f"/{verb}", b'{"lease_token":"x"}') for verb in TASK_VERBS]
+    routes += [("PATCH", "", b'{"priority":"high"}')]
     for method, verb, body in routes:
         headers = JSON if body else ()
         for id in MALFORMED_IDS:
@@ -817,6 +904,16 @@ def _moments() -> Iterator[Case]:
     for method, target, body, status, code in MOMENTS:
         data, headers = (body.encode(), JSON) if body else (None, ())
         yield Case(f"{method} {target} {body or ''}"[:110], method, target, headers, data, status, code)
+
+
+def _keys() -> Iterator[Case]:
+    for headers, body, status, code in KEYS:
+        names = "Idempotency-Key" if code == "invalid_parameter" else None
+        name = f"POST /tasks with {' and '.join(headers)[:60]}: {body.decode()}"
+        yield Case(name, "POST", "/tasks", (*JSON, *headers), body, status, code, names)
+    atomic = b'[{"job_type":"demo"},{}]'
+    name = "an atomic batch under a key"
+    yield Case(name, "POST", "/tasks?atomic=true", (*JSON, ONE_KEY), atomic, 422, "batch_refused")
 
 
 def _batches() -> Iterator[Case]:

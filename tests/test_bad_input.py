@@ -642,6 +642,8 @@ async def test_a_payload_left_out_is_null(world: World) -> None:
         ("title", "a" * 512),
         ("title", "Ünïcödé 😀 \u202e <b> ' OR 1=1"),
         ("description", "a" * 16_384),
+        ("unique_key", "k" * 255),
+        ("unique_key", "ключ: 😀 \u2028"),
         ("tags", {}),
         ("tags", {f"t{number}": "é" * 256 for number in range(16)}),
         ("tags", {"a" * 64: "", "__proto__": "x", "ключ": "знач:ение"}),
@@ -650,7 +652,8 @@ async def test_a_payload_left_out_is_null(world: World) -> None:
         ("retry", {"delays_seconds": [0] * 1000}),
         *((member, None) for member in (
             "type", "payload", "title", "description", "priority", "delay_seconds", "run_at", "max_attempts", "retry",
-            "lease_seconds", "timeout_seconds", "expires_in_seconds", "retention_seconds", "tags",
+            "lease_seconds", "timeout_seconds", "expires_in_seconds", "retention_seconds", "tags", "unique_key",
+            "unique_until", "on_conflict",
         )),
     ],
     ids=lambda value: repr(value)[:40],

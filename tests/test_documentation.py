@@ -329,7 +329,7 @@ class Transcript:
 
     def __init__(self, block: str) -> None:
         self.steps: list[tuple[str, list[str], str, str, list[str], str]] = []
-        for exchange in re.split(r"\n\n(?=(?:GET|POST|DELETE) /)", block.strip("\n")):
+        for exchange in re.split(r"\n\n(?=(?:GET|POST|PATCH|DELETE) /)", block.strip("\n")):
             request, _, reply = exchange.partition("\n\nHTTP/1.1 ")
             head, _, body = request.partition("\n\n")
             line, *headers = head.split("\n")

@@ -73,7 +73,7 @@ class Caller:
         named = {name.lower() for name in response["headers"]}
         assert {"x-request-id"} <= set(reply.headers)
         assert set(reply.headers) - _PLAIN_HEADERS - _PAGE_HEADERS <= named, f"{method} {path} {status}: headers"
-        if "retry-after" in named:
+        if status in (429, 503) or "retry-after" in reply.headers:
             assert reply.headers["retry-after"].isdecimal()
         content = response.get("content", {})
         if not content:
@@ -217,6 +217,13 @@ async def test_every_operation_answers_as_the_document_says(gateway: LiveGateway
     lines = b'{"job_type":"other"}\n{"job_type":"other","tags":{"a":"b"}}\n'
     await call("POST", "/tasks", 201, content=lines, headers={"Content-Type": "application/x-ndjson"})
     await call("POST", "/tasks", 202, json={**task, "job_type": "other"}, headers={"Prefer": "wait=0"})
+    key = {"Idempotency-Key": "one"}
+    kept = (await call("POST", "/tasks", 201, json={"job_type": "other", "unique_key": "k"}, headers=key)).json()
+    again = await call("POST", "/tasks", 201, json={"job_type": "other", "unique_key": "k"}, headers=key)
+    assert again.headers["idempotent-replayed"] == "true"
+    same = await call("POST", "/tasks", 200, json={"job_type": "other", "unique_key": "k", "unique_until": 60})
+    assert same.json()["id"] == kept["id"]
+    await call("PATCH", "/tasks/{id}", 200, at=kept["id"], json={"priority": "high", "payload": [1.0]})
     page = await call("GET", "/tasks", 200, params={"limit": 1, "status": "pending,failed"})
     assert page.headers["link"]
     await call("GET", "/tasks", 200, params={"job_type": "demo", "tag": "a:b"})
@@ -249,6 +256,9 @@ async def test_every_operation_answers_as_the_document_says(gateway: LiveGateway
     await call("POST", "/outcomes", 200, json={"worker_id": "w1", "outcomes": outcomes, "next": {"wait": 0}})
     await call("GET", "/tasks/{id}", 200, at=four["id"])
     await call("POST", "/tasks/{id}/retry", 200, at=four["id"])
+    for verb in ("cancel", "retry", "delete"):
+        reply = await call("POST", f"/tasks/{verb}", 200, json={"filter": {"job_type": "other"}})
+        assert reply.json()["changed"] > 0, verb
 
     await claim(worker_id="w2")
     await call("GET", "/workers", 200)
@@ -301,6 +311,18 @@ async def test_refusals_are_those_of_the_document(gateway: LiveGateway, call: Ca
     for method, path in (("GET", "/tasks/{id}"), ("DELETE", "/tasks/{id}"), ("POST", "/tasks/{id}/retry")):
         await call(method, path, 404, code="task_not_found", at="demo~none")
         await call(method, path, 400, code="invalid_id", at="a%20b")
+    await call("PATCH", "/tasks/{id}", 404, code="task_not_found", at="demo~none", json={})
+    await call("PATCH", "/tasks/{id}", 400, code="invalid_id", at="a%20b", json={})
+    await call("PATCH", "/tasks/{id}", 409, code="already_started", at=leased["id"], json={"payload": 1})
+    held = {"job_type": "held", "unique_key": "k", "on_conflict": "reject"}
+    await call("POST", "/tasks", 201, json=held, headers={"Idempotency-Key": "one"})
+    await call("POST", "/tasks", 409, code="unique_conflict", json=held)
+    other = {**held, "payload": 1}
+    await call("POST", "/tasks", 422, code="idempotency_mismatch", json=other, headers={"Idempotency-Key": "one"})
+    body = msgspec.json.encode(held)
+    request = (b"POST /tasks", b"", b"application/json", body)
+    await gateway.app.idempotency.begin("default", "two", request, ["01m80dshd85ezv8h2fet7geqkb"])
+    await call("POST", "/tasks", 409, code="request_running", json=held, headers={"Idempotency-Key": "two"})
     for verb in ("heartbeat", "complete", "fail", "release"):
         await call("POST", f"/tasks/{{id}}/{verb}", 409, code="lease_lost", at=leased["id"], json=token)
         await call("POST", f"/tasks/{{id}}/{verb}", 404, code="task_not_found", at="demo~none", json=token)
@@ -308,6 +330,7 @@ async def test_refusals_are_those_of_the_document(gateway: LiveGateway, call: Ca
     await gateway.report(leased, "complete")
     await call("POST", "/tasks/{id}/retry", 409, code="already_finished", at=task["id"])
     await call("DELETE", "/tasks/{id}", 409, code="already_finished", at=task["id"])
+    await call("PATCH", "/tasks/{id}", 409, code="already_finished", at=task["id"], json={"payload": 1})
     await call("GET", "/tasks", 400, code="bad_cursor", params={"cursor": "!"})
     await call("POST", "/tasks", 413, code="batch_too_large", json=[{"job_type": "a"}] * 1001)
     await call("POST", "/tasks", 422, code="batch_refused", json=[{"job_type": "a"}, {}], params={"atomic": "true"})

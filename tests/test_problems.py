@@ -34,6 +34,8 @@ ARGUMENTS: dict[str, Any] = {
 }
 # What a load balancer and a client act on without reading: this request may succeed when it is sent again.
 WORTH_REPEATING = {408, 429, 500, 503}
+# Conflicts that pass by themselves: somebody else is at it this very moment.
+PASSING_CONFLICTS = (errors.RequestRunning, errors.TaskChanged)
 
 
 def subclasses(kind: type[Refusal]) -> Iterator[type[Refusal]]:
@@ -91,11 +93,11 @@ class TestEachRefusal:
         assert not reserved & set(build(kind).members)
 
     def test_it_is_retryable_exactly_where_the_status_says_so(self, kind: type[Refusal]) -> None:
-        assert kind.retryable is (problems.STATUS[kind] in WORTH_REPEATING)
+        assert kind.retryable is (problems.STATUS[kind] in WORTH_REPEATING or kind in PASSING_CONFLICTS)
 
     def test_429_and_503_say_how_long_to_wait(self, kind: type[Refusal]) -> None:
         headers = dict(problems.headers(build(kind)))
-        if problems.STATUS[kind] in (429, 503):
+        if problems.STATUS[kind] in (429, 503) or kind in PASSING_CONFLICTS:
             assert kind.retry_after_seconds is not None
             assert kind.retry_after_seconds >= 1
             assert headers[b"retry-after"] == b"%d" % kind.retry_after_seconds

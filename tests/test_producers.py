@@ -561,7 +561,7 @@ async def test_a_log_keeps_its_last_200_lines(gateway: LiveGateway) -> None:
 
 
 async def test_members_of_later_versions_are_refused(gateway: LiveGateway) -> None:
-    for member in ("unique_key", "depends_on", "callback_url", "schedule", "idempotency_key"):
+    for member in ("on_parent_failure", "depends_on", "callback_url", "schedule", "idempotency_key"):
         reply = await gateway.post("/tasks", {"job_type": "demo", member: "x"})
         assert (reply.status_code, reply.json()["code"], reply.json()["member"]) == (400, "unknown_member", member)
 

@@ -60,7 +60,7 @@ async def _state(redis: Redis) -> dict[bytes, Any]:
 
 def _enqueue(limit: int = 10, due: str = "", **members: Any) -> list[Any]:
     body = arq_format.encode_job(TaskSpec("demo", **members))
-    return ["gw1", limit, 1, _ID, 2, due, members.get("expires_in_ms", 0), 1, body]
+    return ["gw1", limit, 1, _ID, 2, due, members.get("expires_in_ms", 0), 1, body, ""]
 
 
 def _claim(poll_id: str) -> list[Any]:

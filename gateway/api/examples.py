@@ -31,6 +31,13 @@ FULL_TASK: dict[str, Any] = {
     "expires_in_seconds": 3600,
     "tags": {"team": "web"},
 }
+UNIQUE_TASK = {
+    "job_type": "search_index",
+    "payload": {"page": 17},
+    "unique_key": "page-17",
+    "unique_until": "started",
+    "on_conflict": "replace",
+}
 TITLED_TASK = {"title": "Call the customer back", "payload": None}
 
 PENDING: dict[str, Any] = {
@@ -68,6 +75,12 @@ COMPLETED: dict[str, Any] = {
     ],
     "log": [{"at": "2030-01-31T08:00:01.007Z", "attempt": 1, "line": "fetched 2.1 MB"}],
 }
+PATCH = {"priority": "critical", "delay_seconds": 0, "tags": {"team": "web"}}
+PATCHED = {**PENDING, "priority": "critical", "tags": {"team": "web"}}
+BULK = {"filter": {"job_type": "image_resize", "status": ["failed", "cancelled"], "tags": {"team": "web"}}}
+BULK_ALL = {"filter": {"created_before": "2030-01-31T00:00:00Z"}, "dry_run": True}
+BULK_DONE = {"matched": 250, "changed": 249}
+BULK_MORE = {"matched": 10_000, "changed": 10_000, "more": True}
 CANCELLED = {**PENDING, "status": "cancelled", "finished_at": "2030-01-31T08:00:09.000Z"}
 CANCELLING = {**PROCESSING, "cancel_requested": True}
 LEASED: dict[str, Any] = {

@@ -168,6 +168,69 @@ class NewTask(Request):
         | None
     ) = None
     tags: Tags | None = None
+    unique_key: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=255,
+                pattern=r"^[^\x00-\x1f\x7f]+\Z",
+                description="At most one task of the queue holds it. Another one meets `on_conflict`.",
+            ),
+        ]
+        | None
+    ) = None
+    unique_until: (
+        Literal["started", "finished"]
+        | Annotated[
+            float, Meta(ge=0.001, le=_YEAR_SECONDS, description="Seconds from the enqueue, whatever becomes of it.")
+        ]
+        | None
+    ) = None
+    on_conflict: (
+        Annotated[Literal["return", "reject", "replace"], Meta(description="What a second task with the key meets.")]
+        | None
+    ) = None
+
+
+class PatchTask(Request):
+    """Changes to a waiting task. Without `run_at` and `delay_seconds` its time stays; `delay_seconds` 0: now."""
+
+    priority: GivenPriority | None = None
+    run_at: (
+        Annotated[str, Meta(max_length=64, description="RFC 3339, with a zone. Not beside `delay_seconds`.")] | None
+    ) = None
+    delay_seconds: (
+        Annotated[float, Meta(ge=0, le=_YEAR_SECONDS, description="From now on. Not beside `run_at`.")] | None
+    ) = None
+    tags: Tags | None = None
+    payload: AnyJson | UnsetType = UNSET
+
+
+class TaskFilter(Request):
+    """Which tasks a bulk request means: those for which all of it is true."""
+
+    status: StatusName | Annotated[list[StatusName], Meta(min_length=1, max_length=7)] | None = None
+    job_type: JobType | None = None
+    tags: Tags | None = None
+    worker_id: WorkerId | None = None
+    created_after: Annotated[str, Meta(max_length=64)] | None = None
+    created_before: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Bulk(Request):
+    """Do something to many tasks. An empty filter means all of them. `dry_run`: only count."""
+
+    filter: TaskFilter
+    dry_run: bool = False
+
+
+class BulkReply(Reply):
+    """How many tasks the filter met, and how many changed. `more`: it met more than one request may change."""
+
+    matched: int
+    changed: int
+    more: bool = False
 
 
 class TaskError(Reply):
@@ -231,6 +294,7 @@ class TaskReply(msgspec.Struct, omit_defaults=True, kw_only=True):
     started_at: Time | None = None
     finished_at: Time | None = None
     completed_at: Annotated[Time, Meta(description="`finished_at` again, under /api/v1/jobs.")] | None = None
+    unique_key: str | None = None
     attempt: Annotated[int, Meta(description="Claims so far that were not released.")]
     max_attempts: int
     retry: RetryRule | None = None

@@ -75,6 +75,7 @@ HEADERS: dict[str, str] = {
     "ETag": "Changes with every change of the task.",
     "Link": 'The next page: `<..>; rel="next"`. Missing on the last one.',
     "X-Directive": "`run`; `drain`: finish what you hold and poll no more; `stop`: release what you hold and end.",
+    "Idempotent-Replayed": "`true`: the request was made before with this Idempotency-Key; this is its first reply.",
     "Retry-After": "Whole seconds to wait before the same request may succeed.",
     "Allow": "The methods that the address takes.",
 }
@@ -94,7 +95,7 @@ GUARD: dict[int, dict[str, str]] = {
 }
 
 TAGS = {
-    "Producers": "Enqueue tasks, follow them, list them, take them back.",
+    "Producers": "Enqueue tasks, follow them, list them, change them, take them back.",
     "Workers": "Wait for tasks, keep their leases, report what became of them.",
     "Operators": "Probes, counts, metrics, and this document.",
 }
@@ -118,6 +119,8 @@ loses it: the attempt counts, and the task is handed to another.
 answered 409 `lease_lost` and changes nothing, so a worker that comes back late cannot overwrite another's result.
 - **At least once.** A task may be worked on twice, by a worker that fell silent and by its successor. Exactly one \
 outcome is accepted. Make what your task does safe to repeat.
+- **Once, however often it is asked for.** An `Idempotency-Key` makes a `POST /tasks` safe to repeat for a day. A \
+`unique_key` keeps a queue from holding the same work twice, whoever asks for it.
 
 ## A worker, with curl
 
@@ -138,7 +141,7 @@ curl "$GATEWAY/tasks/$ID/fail" -H "$JSON" -d '{"lease_token":"...","error":"disk
 - Payloads, results and progress are any JSON value and come back byte for byte.
 - Unknown members of a request are refused; ignore unknown members of a reply.
 - Errors are RFC 9457 problem documents. `code` is stable: one code, one cause. Where `retryable` is true, the same \
-request may succeed later; 429 and 503 say when in `Retry-After`.
+request may succeed later; 409, 429 and 503 say when in `Retry-After`.
 - Every reply has `X-Request-Id`: yours, if you sent one.
 - An address that is none is 404 `not_found`, a method it does not take 405 `method_not_allowed`. `HEAD` goes \
 wherever `GET` goes, but for `/poll`.
@@ -304,7 +307,8 @@ def _responses(operation: Operation, schemas: _Schemas) -> _Json:
         if status in _SHARED:
             responses[str(status)] = {"$ref": f"#/components/responses/{_SHARED[status]}"}
             continue
-        response = _refusal(status, _codes(status, causes))
+        waits = any(STATUS[cause] == status and cause.retry_after_seconds for cause in causes)
+        response = _refusal(status, _codes(status, causes), *(["Retry-After"] if waits and status == 409 else []))
         answered = responses.get(str(status))
         if answered is not None:
             response["description"] = f"{answered['description']}\n\n{response['description']}"

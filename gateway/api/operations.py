@@ -30,6 +30,12 @@ REPORTS: Causes = (*READS_BODY, *OF_TASK, errors.LeaseLost, *WRITES)
 _PREFER = Parameter(
     "Prefer", str, "`wait=N`: answer when the task is final, after N seconds (at most 55) at the latest.", "header"
 )
+_IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key", Annotated[str, Meta(min_length=1, max_length=255)],
+    "Any printable ASCII, a new one for each new request. The same request with the same key is answered the same for "
+    "24 hours, and makes nothing twice.",
+    "header", "8e03978e-40d5-43dd-bc93-6894a57f9324",
+)  # fmt: skip
 _IF_NONE_MATCH = Parameter("If-None-Match", str, "ETags you know. 304 if the task is still one of them.", "header")
 _TRACE = (
     Parameter("traceparent", str, "W3C Trace Context; handed to the worker.", "header", examples.TRACEPARENT),
@@ -59,6 +65,20 @@ def _directive(verb: str, id: str, summary: str, directive: str) -> Operation:
     )  # fmt: skip
 
 
+def _bulk(verb: str, id: str, summary: str, description: str) -> Operation:
+    return Operation(
+        "POST", f"/tasks/{verb}", id, "Producers", summary,
+        {
+            200: Answer(
+                "How many tasks the filter met, and how many changed.",
+                _json(messages.BulkReply, done=examples.BULK_DONE, more=examples.BULK_MORE),
+            )
+        },
+        f"{description} At most 10,000 tasks at once: `more` says that others are left, so repeat it.",
+        (), _json(messages.Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *WRITES),
+    )  # fmt: skip
+
+
 _LEASED = Answer(
     "As soon as there is at least one task.", _json(messages.PollReply, polled=examples.POLLED), ("X-Directive",)
 )
@@ -84,29 +104,33 @@ OPERATIONS: tuple[Operation, ...] = (
                         {"task": examples.PENDING, "batch": examples.BATCH_STORED},
                     ),
                 ),
-                ("Location",),
+                ("Location", "Idempotent-Replayed"),
             ),
             200: Answer(
-                "`Prefer: wait` and the task is final; or a batch that was not stored as a whole: one entry per item.",
+                "Another task holds the `unique_key`: that task, nothing new was stored. Or `Prefer: wait` and the "
+                "task is final. Or a batch that was not stored as a whole: one entry per item.",
                 (
                     Body(
                         (messages.TaskReply, messages.ItemResults),
                         {"final": examples.COMPLETED, "in parts": examples.BATCH_IN_PARTS},
                     ),
                 ),
-                ("Location", "Preference-Applied"),
+                ("Location", "Preference-Applied", "Idempotent-Replayed"),
             ),
             202: _task(
                 "`Prefer: wait`, and the task is not final yet.", "Location", "Preference-Applied",
+                "Idempotent-Replayed",
                 processing=examples.PROCESSING,
             ),
         },
         "What was answered with 201 is kept until it is final and past its retention. An array, or one task per line "
         "as `application/x-ndjson`, is a batch: what can be stored is, and each item has its own answer. When the "
-        "queue holds its bound, nothing is stored and the answer is 503 `queue_full`.",
+        "queue holds its bound, nothing is stored and the answer is 503 `queue_full`. With an `Idempotency-Key` the "
+        "request is safe to repeat. At most one task of a queue holds a `unique_key`; what a second one meets is its "
+        "`on_conflict`.",
         (
             Parameter("atomic", bool, "A batch is stored as a whole or not at all. All its tasks have one `job_type`."),
-            _PREFER, *_TRACE,
+            _IDEMPOTENCY_KEY, _PREFER, *_TRACE,
         ),
         (
             Body(
@@ -114,13 +138,17 @@ OPERATIONS: tuple[Operation, ...] = (
                 {
                     "task": examples.NEW_TASK,
                     "every choice": examples.FULL_TASK,
+                    "at most once in the queue": examples.UNIQUE_TASK,
                     "for people": examples.TITLED_TASK,
                     "batch": [examples.NEW_TASK, examples.FULL_TASK],
                 },
             ),
             Body(str, {"batch": '{"job_type":"image_resize"}\n{"job_type":"thumbnail","priority":"low"}\n'}, NDJSON),
         ),
-        (*READS_BODY, errors.BatchTooLarge, errors.BatchRefused, errors.QueueFull, errors.ShuttingDown, *WRITES),
+        (
+            *READS_BODY, errors.UniqueConflict, errors.RequestRunning, errors.IdempotencyMismatch, errors.BatchTooLarge,
+            errors.BatchRefused, errors.QueueFull, errors.ShuttingDown, *WRITES,
+        ),
     ),
     Operation(
         "GET", "/tasks", "listTasks", "Producers", "List tasks, newest first",
@@ -179,10 +207,28 @@ OPERATIONS: tuple[Operation, ...] = (
         parameters=(_TASK,), refusals=(*OF_TASK, errors.AlreadyFinished, *WRITES),
     ),
     Operation(
+        "PATCH", "/tasks/{id}", "changeTask", "Producers", "Change a waiting task",
+        {200: _task("The task as it stands now.", patched=examples.PATCHED)},
+        "What is left out stays as it is. A task in a worker's hands is 409 `already_started`.",
+        (_TASK,), _json(messages.PatchTask, patch=examples.PATCH),
+        (*READS_BODY, *OF_TASK, errors.AlreadyStarted, errors.AlreadyFinished, errors.TaskChanged, *WRITES),
+    ),
+    Operation(
         "POST", "/tasks/{id}/retry", "retryTask", "Producers", "Send a failed or cancelled task back",
         {200: _task("Waiting again, with fresh attempts.", pending=examples.PENDING)},
         parameters=(_TASK,),
-        refusals=(*OF_TASK, errors.NotFinished, errors.AlreadyFinished, errors.QueueFull, *WRITES),
+        refusals=(
+            *OF_TASK, errors.NotFinished, errors.AlreadyFinished, errors.UniqueConflict, errors.QueueFull, *WRITES
+        ),
+    ),
+    _bulk(
+        "cancel", "cancelTasks", "Cancel many tasks",
+        "Cancels what waits; what a worker has is asked to stop, as by DELETE of one.",
+    ),
+    _bulk("retry", "retryTasks", "Send many failed or cancelled tasks back", "As the retry of one, each for itself."),
+    _bulk(
+        "delete", "deleteTasks", "Forget many tasks",
+        "Waiting and final tasks are gone at once, their results with them. What a worker has is left.",
     ),
     # Workers
     Operation(

@@ -1,4 +1,4 @@
-"""What producers call: enqueue, get, list, cancel, retry. Protocol, section 2."""
+"""What producers call: enqueue, get, list, change, cancel, retry. Protocol, section 3."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import hashlib
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, UnsetType
 
 from gateway.api import problems
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call, Reply
-from gateway.api.messages import ItemResult, NewTask, Retry, TaskBatch, TaskList
+from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
 from gateway.api.replies import encode, is_final, status_names, task_reply
 from gateway.api.times import parse_time
 from gateway.errors import (
     BatchRefused,
     BatchTooLarge,
+    InternalError,
     InvalidId,
     InvalidMember,
     InvalidParameter,
     Refusal,
     ShuttingDown,
+    StoreUnavailable,
     TaskNotFound,
 )
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
+from gateway.store.calls import Held
+from gateway.store.idempotency import Idempotency, Made
 from gateway.store.inspector import Filter, Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
@@ -42,6 +47,7 @@ from gateway.tasks import (
     Status,
     Task,
     TaskSpec,
+    Unique,
     split_id,
 )
 
@@ -54,6 +60,7 @@ _PRIORITY = {name: number for number, name in enumerate(PRIORITIES)}
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _WAIT_PREFERENCE = re.compile(r"""\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?""", re.IGNORECASE)
 _new_task = msgspec.json.Decoder(NewTask)
+_patch_task = msgspec.json.Decoder(PatchTask)
 _items = msgspec.json.Decoder(list[Raw])
 
 
@@ -61,8 +68,15 @@ class Producers:
     """Handlers for producers. max_body_bytes: more is refused."""
 
     def __init__(
-        self, store: TaskStore, inspector: Inspector, registry: Registry, manager: TaskManager, max_body_bytes: int
+        self,
+        store: TaskStore,
+        inspector: Inspector,
+        registry: Registry,
+        manager: TaskManager,
+        idempotency: Idempotency,
+        max_body_bytes: int,
     ) -> None:
+        self._idempotency = idempotency
         self._store = store
         self._inspector = inspector
         self._registry = registry
@@ -70,32 +84,32 @@ class Producers:
         self._max_body_bytes = max_body_bytes
 
     async def enqueue(self, call: Call) -> Reply:
-        """POST /tasks. 201 with Location, 200 (batch in parts, or `Prefer: wait` and final), 202 (`Prefer: wait`, not
-        final), 400, 413, 415, 422, 503."""
+        """POST /tasks. 201 with Location, 200 (another task holds the unique key, batch in parts, or `Prefer: wait` and
+        final), 202 (`Prefer: wait`, not final), 400, 409, 413, 415, 422, 503."""
         if self._manager.closed:
             raise ShuttingDown()
         media = check_media_type(call.headers.get(b"content-type"), (_JSON, _NDJSON))
         query = call.query("atomic") if call.scope["query_string"] else {}
+        key = _idempotency_key(call)
         body = await call.body(self._max_body_bytes)
         atomic = _flag(query, "atomic")
-        if media == _NDJSON:
-            return await self._enqueue_many(call, _lines(body), atomic=atomic)
-        check_text(body)
-        if body.lstrip()[:1] == b"[":
-            return await self._enqueue_many(call, [bytes(item) for item in decode(body, _items)], atomic=atomic)
-        spec = _spec(call, body)
-        queue = Queue(DEFAULT_TENANT, spec.job_type)
-        await self._registry.register({queue})
-        (task,) = await self._store.enqueue(queue, (spec,))
-        if isinstance(task, Refusal):
-            raise task
-        location = (b"location", b"/tasks/" + task.id.encode())
-        seconds = _preferred_wait(call)
-        if seconds is None:
-            return Reply(201, encode(task_reply(task, jobs=call.jobs)), (location,))
-        applied = (b"preference-applied", b"wait=%d" % seconds)
-        task = await self._await_end(queue, task, seconds)
-        return Reply(200 if is_final(task) else 202, encode(task_reply(task, jobs=call.jobs)), (location, applied))
+        specs, single = _specs(call, body, media)
+        if key is None:
+            made = await self._make(call, specs, (), single=single, atomic=atomic)
+            return await self._answer(call, made, single=single)
+        request = (b"POST /tasks", call.scope["query_string"], media, body)
+        done, made = await self._idempotency.begin(DEFAULT_TENANT, key, request, self._store.make_ulids(len(specs)))
+        if not done:
+            try:
+                made = await self._make(call, specs, made.ulids, single=single, atomic=atomic)
+            except (StoreUnavailable, InternalError):
+                # It may have been done: the key stays taken for a moment, then the same ids are tried again.
+                raise
+            except Refusal:
+                await self._idempotency.abort(DEFAULT_TENANT, key)
+                raise
+            await self._idempotency.finish(DEFAULT_TENANT, key, made)
+        return await self._answer(call, made, single=single, replayed=done)
 
     async def get(self, call: Call) -> Reply:
         """GET /tasks/{id}. 200 with ETag, 304, 400, 404. `?wait=N` or `Prefer: wait=N` holds until it is final."""
@@ -145,6 +159,34 @@ class Producers:
         task = await self._inspector.get(queue, call.id, with_gone=True)
         return Reply(200 if done else 202, encode(task_reply(task, jobs=call.jobs)))
 
+    async def patch(self, call: Call) -> Reply:
+        """PATCH /tasks/{id}. 200 the task as it stands now, 400, 404, 409, 413, 415."""
+        call.query()
+        queue = queue_of(call.id)
+        check_media_type(call.headers.get(b"content-type"))
+        body = await call.body(self._max_body_bytes)
+        check_text(body)
+        new = decode(body, _patch_task)
+        due: bytes | int | None = None
+        if new.run_at is not None:
+            if new.delay_seconds is not None:
+                raise InvalidMember("run_at", "stands beside delay_seconds; give one of them")
+            due = _run_at(new.run_at, "")
+        elif new.delay_seconds is not None:
+            due = b"+%d" % round(new.delay_seconds * 1000)
+        changes: dict[str, Any] = {}
+        if new.priority is not None:
+            changes["priority"] = _PRIORITY[new.priority]
+        if new.tags is not None:
+            changes["tags"] = new.tags
+        if not isinstance(new.payload, UnsetType):
+            changes["payload"] = raw_bytes(new.payload)
+        if due is not None:
+            changes["run_at_ms"] = due if isinstance(due, int) else 0
+            changes["delay_ms"] = 0
+        await self._store.patch(queue, call.id, lambda spec: msgspec.structs.replace(spec, **changes), due)
+        return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
+
     async def retry(self, call: Call) -> Reply:
         """POST /tasks/{id}/retry. 200 pending again, 400, 404, 409, 503."""
         call.query()
@@ -185,18 +227,22 @@ class Producers:
                 break
         return task
 
-    async def _enqueue_many(self, call: Call, items: Sequence[bytes], *, atomic: bool) -> Reply:
-        if not items:
-            raise InvalidMember("", "a batch needs at least one task")
-        if len(items) > MAX_BATCH:
-            raise BatchTooLarge(MAX_BATCH)
-        specs: list[TaskSpec | Refusal] = []
-        for number, item in enumerate(items):
-            try:
-                check_text(item)
-                specs.append(_spec(call, item, f"[{number}]."))
-            except Refusal as refusal:
-                specs.append(refusal)
+    async def _make(
+        self, call: Call, specs: Sequence[TaskSpec | Refusal], ulids: Sequence[str], *, single: bool, atomic: bool
+    ) -> Made:
+        """Store what was asked for. Raises what the whole request is refused with."""
+        if single:
+            (spec,) = specs
+            if isinstance(spec, Refusal):
+                raise spec
+            queue = Queue(DEFAULT_TENANT, spec.job_type)
+            await self._registry.register({queue})
+            (outcome,) = await self._store.enqueue(queue, (spec,), ulids=ulids)
+            if isinstance(outcome, Refusal):
+                raise outcome
+            task = await self._task_of(queue, outcome)
+            status = 200 if isinstance(outcome, Held) else 201
+            return Made((), status, task.id, encode(task_reply(task, jobs=call.jobs)))
         wrong = [number for number, spec in enumerate(specs) if isinstance(spec, Refusal)]
         queues: dict[Queue, list[int]] = {}
         for number, spec in enumerate(specs):
@@ -207,12 +253,15 @@ class Producers:
                 raise BatchRefused([self._problem(call, specs[number], number) for number in wrong])
             if len(queues) > 1:
                 raise InvalidParameter("atomic", "all tasks of an atomic batch must have the same job_type")
-        results: list[Task | Refusal] = [spec if isinstance(spec, Refusal) else ShuttingDown() for spec in specs]
+        results: list[Task | Held | Refusal] = [spec if isinstance(spec, Refusal) else ShuttingDown() for spec in specs]
         await self._registry.register(set(queues))
         for queue, numbers in queues.items():
             chosen = [spec for spec in (specs[number] for number in numbers) if isinstance(spec, TaskSpec)]
+            names = [ulids[number] for number in numbers] if ulids else ()
             try:
-                stored: Sequence[Task | Refusal] = await self._store.enqueue(queue, chosen, atomic=atomic)
+                stored: Sequence[Task | Held | Refusal] = await self._store.enqueue(
+                    queue, chosen, atomic=atomic, ulids=names
+                )
             except Refusal as refusal:
                 if len(queues) == 1 and not wrong:
                     raise
@@ -221,22 +270,84 @@ class Producers:
                 results[number] = one
         tasks = [one for one in results if isinstance(one, Task)]
         if len(tasks) == len(results):
-            return Reply(201, encode(TaskBatch(tasks=[task_reply(task, jobs=call.jobs) for task in tasks])))
+            return Made((), 201, "", encode(TaskBatch(tasks=[task_reply(task, jobs=call.jobs) for task in tasks])))
         if atomic:
             for one in results:
-                if isinstance(one, Refusal):
+                if isinstance(one, Refusal) and not isinstance(one, BatchRefused):
                     raise one
-        entries = [
-            ItemResult(status=201, task=task_reply(one, jobs=call.jobs))
-            if isinstance(one, Task)
-            else ItemResult(status=problems.status_of(one), error=Raw(problems.encode(one, call.request_id)))
-            for one in results
-        ]
-        return Reply(200, encode({"results": entries}))
+        entries = []
+        for one, spec in zip(results, specs, strict=True):
+            if isinstance(one, Refusal):
+                entry = ItemResult(status=problems.status_of(one), error=Raw(problems.encode(one, call.request_id)))
+            else:
+                assert isinstance(spec, TaskSpec)
+                task = await self._task_of(Queue(DEFAULT_TENANT, spec.job_type), one)
+                entry = ItemResult(status=200 if isinstance(one, Held) else 201, task=task_reply(task, jobs=call.jobs))
+            entries.append(entry)
+        return Made((), 200, "", encode(ItemResults(results=entries)))
+
+    async def _answer(self, call: Call, made: Made, *, single: bool, replayed: bool = False) -> Reply:
+        headers: tuple[tuple[bytes, bytes], ...] = ((b"idempotent-replayed", b"true"),) if replayed else ()
+        if not single:
+            return Reply(made.status, made.body, headers)
+        headers += ((b"location", b"/tasks/" + made.task_id.encode()),)
+        seconds = _preferred_wait(call)
+        if seconds is None:
+            return Reply(made.status, made.body, headers)
+        headers += ((b"preference-applied", b"wait=%d" % seconds),)
+        queue = queue_of(made.task_id)
+        try:
+            task = await self._await_end(queue, await self._inspector.get(queue, made.task_id, with_gone=True), seconds)
+        except TaskNotFound:
+            # It ended and was forgotten already: the reply to its making is the last there is.
+            return Reply(made.status, made.body, headers)
+        return Reply(200 if is_final(task) else 202, encode(task_reply(task, jobs=call.jobs)), headers)
+
+    async def _task_of(self, queue: Queue, outcome: Task | Held) -> Task:
+        if isinstance(outcome, Task):
+            return outcome
+        return await self._inspector.get(queue, outcome.task_id, with_gone=True)
 
     def _problem(self, call: Call, spec: TaskSpec | Refusal, number: int) -> object:
         assert isinstance(spec, Refusal)
         return {"index": number, **problems.document(spec, call.request_id)}
+
+
+def _specs(call: Call, body: bytes, media: bytes) -> tuple[list[TaskSpec | Refusal], bool]:
+    """Read a body: its tasks, or what is wrong with each; and whether it is one task alone."""
+    if media == _NDJSON:
+        items: Sequence[bytes] = _lines(body)
+    else:
+        check_text(body)
+        if body.lstrip()[:1] != b"[":
+            return [_spec(call, body)], True
+        items = [bytes(item) for item in decode(body, _items)]
+    if not items:
+        raise InvalidMember("", "a batch needs at least one task")
+    if len(items) > MAX_BATCH:
+        raise BatchTooLarge(MAX_BATCH)
+    specs: list[TaskSpec | Refusal] = []
+    for number, item in enumerate(items):
+        try:
+            check_text(item)
+            specs.append(_spec(call, item, f"[{number}]."))
+        except Refusal as refusal:
+            specs.append(refusal)
+    return specs, False
+
+
+def _idempotency_key(call: Call) -> str | None:
+    given = [value for name, value in call.scope["headers"] if name == b"idempotency-key"]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidParameter("Idempotency-Key", "is given twice")
+    text: bytes = given[0].strip()
+    if len(text) >= 2 and text[:1] == text[-1:] == b'"':
+        text = text[1:-1].replace(b'\\"', b'"').replace(b"\\\\", b"\\")
+    if not 0 < len(text) <= 255 or not all(0x20 <= byte < 0x7F for byte in text):
+        raise InvalidParameter("Idempotency-Key", "is 1 to 255 printable ASCII characters")
+    return text.decode()
 
 
 def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
@@ -253,6 +364,8 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
         if new.delay_seconds is not None:
             raise InvalidMember(f"{where}run_at", "stands beside delay_seconds; give one of them")
         run_at_ms = _run_at(new.run_at, where)
+    if new.unique_key is None and (new.unique_until is not None or new.on_conflict is not None):
+        raise InvalidMember(f"{where}unique_key", "is required with unique_until and on_conflict")
     delay_ms = round((new.delay_seconds or 0) * 1000)
     if new.expires_in_seconds is not None and new.expires_in_seconds * 1000 <= delay_ms:
         raise InvalidMember(f"{where}expires_in_seconds", "ends before delay_seconds does: the task could never start")
@@ -272,6 +385,7 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
         0 if new.expires_in_seconds is None else max(1, round(new.expires_in_seconds * 1000)),
         86_400_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
         2_592_000_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
+        unique=_unique(new),
     )
     traceparent = call.headers.get(b"traceparent")
     if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
@@ -282,6 +396,15 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
             tracestate=tracestate.decode() if tracestate.isascii() and 0 < len(tracestate) <= 512 else None,
         )
     return spec
+
+
+def _unique(new: NewTask) -> Unique | None:
+    if new.unique_key is None:
+        return None
+    on_conflict = new.on_conflict or "return"
+    if isinstance(new.unique_until, float | int):
+        return Unique(new.unique_key, for_ms=max(1, round(new.unique_until * 1000)), on_conflict=on_conflict)
+    return Unique(new.unique_key, until=new.unique_until or "finished", on_conflict=on_conflict)
 
 
 def _retry_policy(retry: Retry) -> RetryPolicy:

@@ -72,6 +72,8 @@ def _fill(reply: TaskReply, task: Task) -> None:
         reply.title = spec.title
     if spec.description is not None:
         reply.description = spec.description
+    if spec.unique is not None:
+        reply.unique_key = spec.unique.key
     if spec.tags:
         reply.tags = spec.tags
     if spec.traceparent is not None:

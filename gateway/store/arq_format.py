@@ -2,6 +2,7 @@
 
 A job that we make is arq's dict {t, f, a, k, et} with two more pairs that arq ignores:
     o   bin of 20 bytes, always first: the options that scripts need (OPTIONS)
+    u   the unique key, always second; absent when there is none, or when it ends by time alone
     m   what only we need: title, description, tags, retry rule, traceparent, .. (JobFacts); absent when empty
 Its one argument is the payload as JSON text. `et` stands last: the script adds the store's clock.
 A result is the job's own pairs, then arq's {s, r, t, st, ft, q, id} and three of ours:
@@ -19,17 +20,17 @@ import msgspec
 from msgspec import Raw
 
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
-from gateway.tasks import PRIORITIES, TaskSpec
+from gateway.tasks import PRIORITIES, TaskSpec, Unique
 
 OPTIONS = struct.Struct(">BHIIIIB")
 _OPTIONS_MARK = b"\xa1o\xc4\x14"
-_EXPIRES = 1
+_EXPIRES, _UNIQUE_UNTIL_FINISHED, _UNIQUE_UNTIL_STARTED = 1, 2, 4
 _END_OF_TIME_MS = 253_402_300_800_000
 
 
 class JobFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     "title": "T", "description": "D", "tags": "g", "retry": "R", "traceparent": "p", "tracestate": "s",
-    "expires_in_ms": "x", "run_at_ms": "r", "delay_ms": "d",
+    "expires_in_ms": "x", "run_at_ms": "r", "delay_ms": "d", "unique_key": "u",
 }):  # fmt: skip
     """The part of a task that scripts never look at."""
 
@@ -42,6 +43,7 @@ class JobFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     expires_in_ms: int = 0
     run_at_ms: int = 0
     delay_ms: int = 0
+    unique_key: str | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -126,22 +128,38 @@ def encode_job(spec: TaskSpec) -> bytes:
     """Write a job but for the value of its last pair, `et`, which the script adds."""
     facts = JobFacts(
         spec.title, spec.description, spec.tags, spec.retry, spec.traceparent, spec.tracestate,
-        spec.expires_in_ms, spec.run_at_ms, spec.delay_ms,
+        spec.expires_in_ms, spec.run_at_ms, spec.delay_ms, spec.unique.key if spec.unique else None,
     )  # fmt: skip
     packed_facts = _pack(facts)
     has_facts = packed_facts != b"\x80"
+    unique = spec.unique
+    holds_key = unique is not None and not unique.for_ms
+    flags = _EXPIRES if spec.expires_in_ms else 0
+    if unique is not None and holds_key:
+        flags |= _UNIQUE_UNTIL_STARTED if unique.until == "started" else _UNIQUE_UNTIL_FINISHED
     return b"".join((
-        b"\x87" if has_facts else b"\x86",
+        bytes((0x86 + has_facts + holds_key,)),
         _OPTIONS_MARK,
         OPTIONS.pack(
             spec.priority, spec.max_attempts, spec.lease_ms, spec.timeout_ms, spec.retention_ms,
-            spec.failed_retention_ms, _EXPIRES if spec.expires_in_ms else 0,
+            spec.failed_retention_ms, flags,
         ),
+        b"\xa1u" + _pack(unique.key) if unique is not None and holds_key else b"",
         b"\xa1t\xc0\xa1f", _pack(spec.job_type),
         b"\xa1a\x91", text_header(len(spec.payload)), spec.payload, b"\xa1k\x80",
         b"\xa1m" + packed_facts if has_facts else b"",
         b"\xa2et",
     ))  # fmt: skip
+
+
+def encode_unique(unique: Unique | None) -> bytes:
+    """Write what enqueue.lua wants to know of a unique key."""
+    return b"" if unique is None else _pack((unique.key, unique.for_ms, unique.on_conflict))
+
+
+def without_time(body: bytes) -> bytes:
+    """A job made here as `encode_job` wrote it: without the time that the script added."""
+    return body[:-9]
 
 
 def decode_record(raw: bytes) -> Record:
@@ -170,7 +188,7 @@ def spec_of(record: Record, job_type: str) -> TaskSpec:
     """Say what the producer asked for. Raises Corrupt when a plain arq job's arguments are no JSON."""
     if record.o is None or len(record.o) != OPTIONS.size:
         return TaskSpec(job_type, _foreign_payload(record))
-    priority, max_attempts, lease_ms, timeout_ms, retention_ms, failed_retention_ms, _ = OPTIONS.unpack(record.o)
+    priority, max_attempts, lease_ms, timeout_ms, retention_ms, failed_retention_ms, flags = OPTIONS.unpack(record.o)
     if priority >= len(PRIORITIES):
         raise Corrupt("its options are none of ours")
     payload = _argument(record.a)
@@ -183,7 +201,7 @@ def spec_of(record: Record, job_type: str) -> TaskSpec:
     return TaskSpec(
         job_type, payload, facts.title, facts.description, priority, facts.tags, facts.delay_ms, facts.run_at_ms,
         max_attempts, facts.retry, lease_ms, timeout_ms, facts.expires_in_ms, retention_ms, failed_retention_ms,
-        facts.traceparent, facts.tracestate,
+        facts.traceparent, facts.tracestate, _unique_of(facts.unique_key, flags),
     )  # fmt: skip
 
 
@@ -224,6 +242,15 @@ def _text_at(raw: bytes, at: int) -> bytes:
     if width is None:
         raise Corrupt("expected a text")
     return raw[at + 1 + width :]
+
+
+def _unique_of(key: str | None, flags: int) -> Unique | None:
+    if key is None:
+        return None
+    if flags & (_UNIQUE_UNTIL_FINISHED | _UNIQUE_UNTIL_STARTED):
+        return Unique(key, until="started" if flags & _UNIQUE_UNTIL_STARTED else "finished")
+    # It ends by time alone, which Redis keeps.
+    return Unique(key, for_ms=1)
 
 
 def _argument(arguments: Raw) -> bytes:

@@ -51,6 +51,12 @@ class Reported(msgspec.Struct, frozen=True):
     due_ms: int = 0
 
 
+class Held(msgspec.Struct, frozen=True):
+    """The task that holds the unique key that another one asked for."""
+
+    task_id: str
+
+
 class Kept(msgspec.Struct, frozen=True):
     """A lease that goes on for lease_ms."""
 

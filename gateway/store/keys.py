@@ -19,13 +19,16 @@ Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a scri
     tg:{T}:trail:<entry>   HASH  what happened to a task beyond the straight way: history, progress, last report
     tg:{T}:log:<entry>     LIST  a task's log lines
     tg:{T}:poll:<w> <p>    STR   what a poll_id got
+    tg:{T}:unique:<key>    STR   arq's id of the task that holds a unique key
     tg:{queues}            SET   tags of all queues that ever held a task
     tg:{workers:T}:seen    ZSET  workers by last poll (unix ms); :facts HASH, :directives HASH
+    tg:{idempotency:T}:<h> STR   what an Idempotency-Key made; by the key's hash, 24 h
     tg:ring:<gateway>      channel; tg:directives channel
 """
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 
 import msgspec
@@ -46,7 +49,7 @@ _QUEUE_KEYS = (
     "watch",
     "totals",
 )
-_TASK_KEYS = ("trail", "log", "poll")
+_TASK_KEYS = ("trail", "log", "poll", "unique")
 LOG_LINES = 200
 
 
@@ -94,6 +97,10 @@ class Keys:
     def worker_directives(self, tenant: str) -> str:
         """HASH of worker id -> `drain` or `stop`."""
         return f"{self.prefix}:{{workers:{tenant}}}:directives"
+
+    def idempotency(self, tenant: str, key: str) -> str:
+        """STR of what a request with this Idempotency-Key made. Keys are clients' text: their hash stands here."""
+        return f"{self.prefix}:{{idempotency:{tenant}}}:{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"
 
     def lua_header(self) -> str:
         """The first lines of every script: its key names, derived from KEYS[1], the queue's ZSET."""

@@ -11,7 +11,7 @@ from gateway.store.keys import Keys
 
 VERBS = (
     "enqueue", "claim", "heartbeat", "complete", "fail", "release", "expire", "cancel", "retry",
-    "read", "page", "stats", "leases", "watch", "ring",
+    "patch", "delete", "read", "page", "stats", "leases", "watch", "ring",
 )  # fmt: skip
 
 

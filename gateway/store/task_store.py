@@ -10,13 +10,23 @@ from typing import Any
 import msgspec
 
 from gateway import retries
-from gateway.errors import QueueFull, Refusal, TaskNotFound
+from gateway.errors import (
+    BatchRefused,
+    InvalidMember,
+    QueueFull,
+    Refusal,
+    TaskChanged,
+    TaskNotFound,
+    UniqueConflict,
+)
 from gateway.store import arq_format
 from gateway.store.batching import Argument, Lane
-from gateway.store.calls import Claim, Claimed, Kept, Listener, Nobody, Reported, Swept
+from gateway.store.calls import Claim, Claimed, Held, Kept, Listener, Nobody, Reported, Swept
 from gateway.store.keys import Keys, QueueKeys
 from gateway.store.verbs import VERBS
-from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulids, split_id
+from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulids, public_id, split_id
+
+_PATCH_TRIES = 5
 
 
 class TaskStore:
@@ -67,10 +77,18 @@ class TaskStore:
         arq_id = parts[1] if parts[2] else f"{self.keys.of(queue).tag}{parts[1]}"
         return arq_id.encode("utf-8", "surrogateescape")
 
-    async def enqueue(self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False) -> list[Task | QueueFull]:
-        """Store new tasks of one queue, at most 1,000.
+    def make_ulids(self, number: int) -> list[str]:
+        """Make names for tasks to come."""
+        now_ms = self.now_ms()
+        return [self._ulids.make(now_ms) for _ in range(number)]
 
-        Returns per spec the task, or QueueFull where the bound was reached; atomic: all or none.
+    async def enqueue(
+        self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False, ulids: Sequence[str] = ()
+    ) -> list[Task | Held | Refusal]:
+        """Store new tasks of one queue, at most 1,000. ulids: names made before (`make_ulids`), one a spec.
+
+        Returns per spec the task; Held where its unique key gave another one (or replaced it); QueueFull where the
+        bound was reached; UniqueConflict. atomic: all or none, BatchRefused for those that stood beside a refused one.
         Source: lua/enqueue.lua.
         """
         keys = self.keys.of(queue)
@@ -83,18 +101,24 @@ class TaskStore:
             elif spec.delay_ms:
                 due = b"+%d" % spec.delay_ms
             group = 1 if not atomic else len(specs) if number == 0 else 0
-            items.append(
-                (self._ulids.make(now_ms), spec.priority, due, spec.expires_in_ms, group, arq_format.encode_job(spec))
-            )
+            body, unique = arq_format.encode_job(spec), arq_format.encode_unique(spec.unique)
+            ulid = ulids[number] if ulids else self._ulids.make(now_ms)
+            items.append((ulid, spec.priority, due, spec.expires_in_ms, group, body, unique))
         now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items))
-        tasks: list[Task | QueueFull] = []
+        outcomes: list[Task | Held | Refusal] = []
         for spec, item, due_ms in zip(specs, items, dues, strict=True):
-            if due_ms < 0:
-                tasks.append(QueueFull(queue.job_type, depth, self.queue_limit))
-                continue
-            status = Status.SCHEDULED if due_ms else Status.PENDING
-            tasks.append(Task(f"{queue.job_type}~{item[0]}", status, spec, now_ms, due_ms or now_ms))
-        return tasks
+            if isinstance(due_ms, bytes):
+                word, _, arq_id = due_ms.decode("utf-8", "surrogateescape").partition(" ")
+                holder = public_id(queue.job_type, arq_id, keys.tag)
+                outcomes.append(UniqueConflict(holder) if word == "conflict" else Held(holder))
+            elif due_ms < 0:
+                outcomes.append(
+                    QueueFull(queue.job_type, depth, self.queue_limit) if due_ms == -1 else BatchRefused([])
+                )
+            else:
+                status = Status.SCHEDULED if due_ms else Status.PENDING
+                outcomes.append(Task(f"{queue.job_type}~{item[0]}", status, spec, now_ms, due_ms or now_ms))
+        return outcomes
 
     async def claim(
         self, queue: Queue, claims: Sequence[Claim], *, stays: bool, others: int, waited_ms: int
@@ -200,6 +224,42 @@ class TaskStore:
         Raises AlreadyFinished (completed), NotFinished, QueueFull, TaskNotFound. Source: lua/retry.lua.
         """
         await self._submit("report", "retry", self.keys.of(queue), (queue, task_id, self.arq_id(queue, task_id)))
+
+    async def patch(
+        self, queue: Queue, task_id: str, change: Callable[[TaskSpec], TaskSpec], due: Argument | None
+    ) -> None:
+        """Change a waiting task. change: makes its new spec; due: as enqueue.lua takes it, b"0" for now, None as it is.
+
+        Raises AlreadyStarted, AlreadyFinished, TaskNotFound; InvalidMember for the contents of a plain arq job;
+        TaskChanged when others kept changing it. Source: lua/patch.lua.
+        """
+        arq_id = self.arq_id(queue, task_id)
+        for _ in range(_PATCH_TRIES):
+            reply = await self.submit_read("read", queue, (arq_id, False))
+            if not reply:
+                raise TaskNotFound(task_id)
+            try:
+                record = arq_format.decode_record(reply[2])
+                spec = arq_format.spec_of(record, queue.job_type)
+            except arq_format.Corrupt:
+                raise TaskNotFound(task_id) from None
+            fresh_spec = change(spec)
+            if record.o is None:
+                if msgspec.structs.replace(fresh_spec, priority=spec.priority) != spec:
+                    raise InvalidMember("payload", "a plain arq producer made this task; only its place can change")
+                known = fresh = reply[2]
+            else:
+                known, fresh = arq_format.without_time(reply[2]), arq_format.encode_job(fresh_spec)
+            given = b"" if due is None else due
+            item = (queue, task_id, arq_id, known, fresh, fresh_spec.priority, given)
+            if await self._submit("report", "patch", self.keys.of(queue), item):
+                return
+        raise TaskChanged(task_id)
+
+    async def delete(self, queue: Queue, task_id: str) -> None:
+        """Forget a final or waiting task. Raises AlreadyStarted, TaskNotFound. Source: lua/delete.lua."""
+        item = (queue, task_id, self.arq_id(queue, task_id))
+        await self._submit("report", "delete", self.keys.of(queue), item)
 
     async def watch(self, queue: Queue, task_id: str, ttl_ms: int) -> bool:
         """Ask to hear of the task's end. True: it is final (or gone) already. Source: lua/watch.lua."""

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gateway.errors import AlreadyFinished, LeaseLost, NotFinished, QueueFull, Refusal, TaskNotFound
+from gateway.errors import (
+    AlreadyFinished,
+    AlreadyStarted,
+    LeaseLost,
+    NotFinished,
+    QueueFull,
+    Refusal,
+    TaskNotFound,
+    UniqueConflict,
+)
 from gateway.store import arq_format
 from gateway.store.batching import Argument
 from gateway.store.calls import Claim, Claimed, Kept, Listener, Reported, Swept
@@ -70,8 +79,9 @@ class _Enqueue(ScriptCall):
         total = sum(len(item[2]) for item in items)
         args: list[Argument] = [*self.start(), self.store.gateway, self.store.queue_limit, total]
         for _, tag, tasks in items:
-            for ulid, priority, due, expires_in_ms, group, body in tasks:
-                args += (tag + ulid, priority, due, expires_in_ms, group, body)
+            for ulid, *rest in tasks:
+                args.append(tag + ulid)
+                args += rest
         return args
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
@@ -81,12 +91,17 @@ class _Enqueue(ScriptCall):
         for _, _, tasks in items:
             dues = reply[at : at + len(tasks)]
             at += len(tasks)
-            stored += sum(due >= 0 for due in dues)
-            for due, task in zip(dues, tasks, strict=True):
+            for due, (_, _, asked, expires_in_ms, *_) in zip(dues, tasks, strict=True):
+                if isinstance(due, bytes):
+                    if due.startswith(b"replaced") and asked:
+                        delay = isinstance(asked, bytes)
+                        listener.alarm(queue, reply[1] + int(asked) if delay else asked)
+                    continue
+                stored += due >= 0
                 if due > 0:
                     listener.alarm(queue, due)
-                if task[3] and due >= 0:
-                    listener.alarm(queue, reply[1] + task[3])
+                if expires_in_ms and due >= 0:
+                    listener.alarm(queue, reply[1] + expires_in_ms)
             outcomes.append((reply[1], reply[3], dues))
         listener.count("enqueued", stored)
         self.hear(reply, queue, reply[2])
@@ -307,6 +322,8 @@ class _Retry(ScriptCall):
                 outcomes.append(None)
             elif word == b"full":
                 outcomes.append(QueueFull(item[0].job_type, self.store.queue_limit, self.store.queue_limit))
+            elif word == b"conflict":
+                outcomes.append(UniqueConflict(item[1], "another task holds this task's unique_key by now"))
             elif word == b"completed":
                 outcomes.append(AlreadyFinished(item[1], "completed"))
             elif word == b"live":
@@ -314,6 +331,48 @@ class _Retry(ScriptCall):
             else:
                 outcomes.append(TaskNotFound(item[1]))
         return outcomes
+
+
+class _Patch(ScriptCall):
+    name = "patch"
+    repeat = False
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        args: list[Argument] = [*self.start(), self.store.gateway, len(items)]
+        for _, _, arq_id, known, fresh, priority, due in items:
+            args += (arq_id, known, fresh, priority, due)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply, items[0][0], reply[2])
+        outcomes: list[bool | Refusal] = []
+        for item, (word, due_ms) in zip(items, reply[3:], strict=True):
+            if word in (b"ok", b"changed"):
+                outcomes.append(word == b"ok")
+                if due_ms:
+                    self.store.listener.alarm(item[0], due_ms)
+            elif word == b"processing":
+                outcomes.append(AlreadyStarted(item[1]))
+            elif word == b"final":
+                outcomes.append(AlreadyFinished(item[1], "final"))
+            else:
+                outcomes.append(TaskNotFound(item[1]))
+        return outcomes
+
+
+class _Delete(ScriptCall):
+    name = "delete"
+    repeat = False
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), len(items), *(item[2] for item in items)]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        refusals = {b"processing": AlreadyStarted, b"missing": TaskNotFound}
+        return [
+            refusals[word](item[1]) if word in refusals else None for item, word in zip(items, reply[2:], strict=True)
+        ]
 
 
 class _Watch(ScriptCall):
@@ -395,6 +454,6 @@ class _Stats(ScriptCall):
 
 
 VERBS: tuple[type[ScriptCall], ...] = (
-    _Enqueue, _Claim, _Heartbeat, _Complete, _Fail, _Release, _Expire, _Cancel, _Retry, _Watch, _Ring, _Leases,
-    _Read, _Page, _Stats,
+    _Enqueue, _Claim, _Heartbeat, _Complete, _Fail, _Release, _Expire, _Cancel, _Retry, _Patch, _Delete, _Watch,
+    _Ring, _Leases, _Read, _Page, _Stats,
 )  # fmt: skip

@@ -59,6 +59,7 @@ local function lease(id, score, worker, lease_ms, seed, number)
     end
     redis.call('ZREM', EXPIRES, id)
   end
+  if options.until_started then release_unique(id, options) end
   local attempt = redis.pcall('INCR', RETRY .. id)
   if type(attempt) == 'table' then
     redis.call('SET', RETRY .. id, 1)

@@ -2,54 +2,124 @@
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
 -- ARGV: now (unix ms or ''), gateway, limit (waiting tasks), count, then per task:
 --       id, priority (0..3), due ('' now, '+ms' from now, or unix ms), expires_in_ms (0: never),
---       group (how many tasks from here on stand or fall together, 0: already counted), body (without its time)
--- Returns: 'ok', now, tasks for this gateway to claim, waiting tasks with these, then per task: its due time
---          (0: ready at once), or -1 when full
+--       group (how many tasks from here on stand or fall together, 0: already counted), body (without its time),
+--       unique ('' none, or msgpack {key, ms that it holds (0: as the body says), on_conflict})
+-- Returns: 'ok', now, tasks for this gateway to claim, waiting tasks with these, then per task: its due time (0: ready
+--          at once), -1 when full, -2 when another of its group was refused, or '<word> <id>' of the task that holds its
+--          unique key; word: existing, replaced, conflict
 local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local accepted, verdict, taken = {}, false, waiting_count()
-for i = 0, total - 1 do
-  local group = tonumber(ARGV[9 + i * 6])
+local ARGS = 7
+local depth = waiting_count()
+local reply = { 'ok', now, 0, depth }
+local function argument(i, place) return ARGV[4 + (i - 1) * ARGS + place] end
+
+-- Who holds unique keys, with what this call gives out.
+local holders = {}
+local function holder_of(key)
+  if holders[key] == nil then
+    local id = redis.call('GET', UNIQUE .. key)
+    -- Within its time a key stands for a finished task, too; one without a task is nobody's.
+    if id and redis.call('EXISTS', JOB .. id, RESULT .. id) == 0 then id = false end
+    holders[key] = id
+  end
+  return holders[key]
+end
+
+-- What a unique key says of a task: nothing, or a word and who holds it.
+local function held_by(i)
+  local unique = argument(i, 7)
+  if unique == '' then return nil end
+  unique = cmsgpack.unpack(unique)
+  local key, on_conflict = unique[1], unique[3]
+  local holder = holder_of(key)
+  if not holder or holder == argument(i, 1) then return nil, nil, key end
+  local place = redis.call('ZSCORE', QUEUE, holder)
+  if on_conflict == 'replace' and place and tonumber(place) < LEASED then return 'replaced', holder end
+  return on_conflict == 'return' and 'existing' or 'conflict', holder
+end
+
+local verdict, together, taken, accepted, replaced, any = false, true, depth, {}, {}, false
+for i = 1, total do
+  local id, group = argument(i, 1), tonumber(argument(i, 5))
   if group > 0 then
     -- A call repeated after its reply was lost finds its own tasks, final ones perhaps: they count as accepted.
-    verdict = taken + group <= limit or redis.call('EXISTS', JOB .. ARGV[5 + i * 6], RESULT .. ARGV[5 + i * 6]) > 0
+    verdict = taken + group <= limit or redis.call('EXISTS', JOB .. id, RESULT .. id) > 0
+    together = true
+    for mate = i, i + group - 1 do
+      if group > 1 and held_by(mate) == 'conflict' then together = false end
+    end
   end
-  accepted[i] = verdict
-  if verdict then taken = taken + 1 end
-end
-local reply = { 'ok', now, 0, taken }
-local any = false
-for i = 0, total - 1 do
-  if accepted[i] then any = true end
-  local due = ARGV[7 + i * 6]
-  local at = 0
-  if due ~= '' then
-    at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due)
-    if at <= now then at = 0 end
+  local word, holder, key = held_by(i)
+  if word == 'replaced' and together then
+    reply[4 + i], replaced[i], any = 'replaced ' .. holder, holder, true
+  elseif word then
+    reply[4 + i] = word .. ' ' .. holder
+  elseif not together then
+    reply[4 + i] = -2
+  else
+    local due, at = argument(i, 3), 0
+    if due ~= '' then
+      at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due)
+      if at <= now then at = 0 end
+    end
+    reply[4 + i] = verdict and at or -1
+    if verdict then
+      taken, accepted[i], any = taken + 1, true, true
+      if key then holders[key] = id end
+    end
   end
-  reply[5 + i] = accepted[i] and at or -1
 end
+reply[4] = taken
 if not any then return reply end
 
 promote(now, 200)
 local sequence = next_sequence(total)
 local stamp = cmsgpack.pack(now)
 local ready = 0
-for i = 0, total - 1 do
+
+-- A key that ends by time is let go by Redis, any other by the script that ends it.
+local function hold(id, unique)
+  if unique == '' then return end
+  unique = cmsgpack.unpack(unique)
+  local key, for_ms = unique[1], unique[2]
+  if for_ms > 0 then
+    redis.call('SET', UNIQUE .. key, id, 'PX', for_ms)
+  else
+    redis.call('SET', UNIQUE .. key, id)
+  end
+end
+
+local function place(id, i, at)
+  if at > 0 then
+    to_due(id, tonumber(argument(i, 2)), at)
+  else
+    redis.call('ZADD', QUEUE, rank(tonumber(argument(i, 2)), sequence + i), id)
+    ready = ready + 1
+  end
+end
+
+for i = 1, total do
+  local expires_in_ms, unique = tonumber(argument(i, 4)), argument(i, 7)
   if accepted[i] then
-    local base = 5 + i * 6
-    local id, priority, at = ARGV[base], tonumber(ARGV[base + 1]), reply[5 + i]
-    if redis.call('EXISTS', RESULT .. id) == 0 and redis.call('SET', JOB .. id, ARGV[base + 5] .. stamp, 'NX') then
-      if at > 0 then
-        to_due(id, priority, at)
-      else
-        redis.call('ZADD', QUEUE, rank(priority, sequence + i + 1), id)
-        ready = ready + 1
-      end
+    local id = argument(i, 1)
+    if redis.call('EXISTS', RESULT .. id) == 0 and redis.call('SET', JOB .. id, argument(i, 6) .. stamp, 'NX') then
+      place(id, i, reply[4 + i])
       redis.call('ZADD', LIVE, 0, entry_of(id))
-      local expires_in_ms = tonumber(ARGV[base + 3])
       if expires_in_ms > 0 then redis.call('ZADD', EXPIRES, now + expires_in_ms, id) end
+      hold(id, unique)
       count('enqueued')
     end
+  elseif replaced[i] then
+    -- The waiting task keeps its id and its time of creation, and gets the rest.
+    local id, due, at = replaced[i], argument(i, 3), 0
+    if due ~= '' then at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due) end
+    local made = string.sub(redis.call('GET', JOB .. id), -#stamp)
+    redis.call('SET', JOB .. id, argument(i, 6) .. made)
+    hold(id, unique)
+    place(id, i, at > now and at or 0)
+    redis.call('ZREM', EXPIRES, id)
+    if expires_in_ms > 0 then redis.call('ZADD', EXPIRES, now + expires_in_ms, id) end
+    count('replaced')
   end
 end
 if ready > 0 then reply[3] = ring(now, ready, gateway) end

@@ -75,14 +75,26 @@ local function has_options(body) return #body > 25 and string.sub(body, 2, 5) ==
 
 local function options_of(body)
   local o = { priority = 2, max_attempts = 25, lease_ms = 30000, timeout_ms = 0,
-    retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false }
+    retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false, unique = nil }
   if has_options(body) then
     local flags
     o.priority, o.max_attempts, o.lease_ms, o.timeout_ms, o.retention_ms, o.failed_retention_ms, flags =
       struct.unpack('>BHI4I4I4I4B', body, 6)
     o.expires = flags % 2 == 1
+    if flags >= 2 then
+      o.until_started = flags >= 4
+      local ok, _, key = pcall(cmsgpack.unpack_one, body, 27)
+      o.unique = ok and type(key) == 'string' and key or nil
+    end
   end
   return o
+end
+
+-- Let go of a task's unique key, if it still holds it.
+local function release_unique(id, options)
+  if options.unique and redis.call('GET', UNIQUE .. options.unique) == id then
+    redis.call('DEL', UNIQUE .. options.unique)
+  end
 end
 
 -- Whether a body is arq's dict. One with our header is believed; what is wrong behind it shows when it is handed out.
@@ -249,6 +261,7 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   redis.call('ZADD', SET_OF[status], 0, entry)
   redis.call('ZADD', EXPIRY, now + ttl, LETTER_OF[status] .. entry)
   if options.expires then redis.call('ZREM', EXPIRES, id) end
+  release_unique(id, options)
   -- A first attempt may have a trail, too: of a release, or from before an operator's retry.
   if redis.call('PEXPIRE', TRAIL .. entry, ttl) == 1 or (lease and lease[TRAILED]) then
     redis.call('PEXPIRE', LOG .. entry, ttl)

@@ -1,8 +1,20 @@
 -- Send failed or cancelled tasks back to the queue with fresh attempts; their history stays.
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
 -- ARGV: now, gateway, limit (waiting tasks), count, then per task: id
--- Returns: 'ok', now, tasks for this gateway to claim, then per task a word: pending, full, completed, live, missing
+-- Returns: 'ok', now, tasks for this gateway to claim, then per task a word: pending, full, conflict (its unique key is
+--          another's), completed, live, missing
 local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- The job's own bytes, out of its result.
+local function body_in(record, tail_bytes, tail_pairs)
+  local pairs_count = struct.unpack('>H', record, 2) - tail_pairs
+  return string.char(0x80 + pairs_count) .. string.sub(record, 4, #record - tail_bytes)
+end
+
+local function unique_taken(record, tail_bytes, tail_pairs)
+  local options = options_of(body_in(record, tail_bytes, tail_pairs))
+  return options.unique and redis.call('EXISTS', UNIQUE .. options.unique) == 1
+end
+
 local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
 for i = 1, total do
   local id = ARGV[4 + i]
@@ -16,11 +28,13 @@ for i = 1, total do
       reply[3 + i] = 'completed'
     elseif depth >= limit then
       reply[3 + i] = 'full'
+    elseif unique_taken(record, tail_bytes, tail_pairs) then
+      reply[3 + i] = 'conflict'
     else
-      local pairs_count = struct.unpack('>H', record, 2) - tail_pairs
-      local body = string.char(0x80 + pairs_count) .. string.sub(record, 4, #record - tail_bytes)
-      local entry = entry_of(id, body)
+      local body = body_in(record, tail_bytes, tail_pairs)
+      local entry, options = entry_of(id, body), options_of(body)
       redis.call('SET', JOB .. id, body)
+      if options.unique then redis.call('SET', UNIQUE .. options.unique, id) end
       redis.call('DEL', RESULT .. id, RETRY .. id)
       redis.call('ZREM', SET_OF[facts[1]], entry)
       redis.call('ZREM', EXPIRY, LETTER_OF[facts[1]] .. entry)
@@ -32,7 +46,7 @@ for i = 1, total do
       redis.call('HDEL', TRAIL .. entry, 'progress', 'last', 'error')
       redis.call('PERSIST', TRAIL .. entry)
       redis.call('PERSIST', LOG .. entry)
-      to_ready(id, options_of(body).priority)
+      to_ready(id, options.priority)
       depth, ready = depth + 1, ready + 1
       count('redriven')
       reply[3 + i] = 'pending'

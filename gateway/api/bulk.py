@@ -1,0 +1,104 @@
+"""Requests about many tasks at once: cancel, retry, delete what a filter meets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from gateway.api import messages
+from gateway.api.codec import check_media_type, check_text, decode
+from gateway.api.endpoint import Call, Reply
+from gateway.api.messages import BulkReply, TaskFilter
+from gateway.api.replies import encode
+from gateway.api.times import parse_time
+from gateway.errors import InvalidMember, Refusal, StoreFull, StoreUnavailable
+from gateway.store.inspector import Filter, Inspector
+from gateway.store.registry import Registry
+from gateway.store.task_store import TaskStore
+from gateway.tasks import DEFAULT_TENANT, FINAL, Queue, Status, Task
+
+MAX_TASKS = 10_000
+_PAGE_TASKS = 200
+_bulk = msgspec.json.Decoder(messages.Bulk)
+_CANCELLABLE = frozenset(Status) - FINAL
+_RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED})
+_DELETABLE = frozenset(Status) - {Status.PROCESSING}
+
+
+class Bulk:
+    """Handlers for bulk requests. One request changes at most 10,000 tasks, each by its own script."""
+
+    def __init__(self, store: TaskStore, inspector: Inspector, registry: Registry, max_body_bytes: int) -> None:
+        self._store = store
+        self._inspector = inspector
+        self._registry = registry
+        self._max_body_bytes = max_body_bytes
+
+    async def cancel(self, call: Call) -> Reply:
+        """POST /tasks/cancel. 200 with counts, 400."""
+        return await self._each(call, _CANCELLABLE, self._store.cancel)
+
+    async def retry(self, call: Call) -> Reply:
+        """POST /tasks/retry. 200 with counts, 400."""
+        return await self._each(call, _RETRYABLE, self._store.retry)
+
+    async def delete(self, call: Call) -> Reply:
+        """POST /tasks/delete. 200 with counts, 400."""
+        return await self._each(call, _DELETABLE, self._store.delete)
+
+    async def _each(
+        self, call: Call, eligible: frozenset[Status], change: Callable[[Queue, str], Awaitable[object]]
+    ) -> Reply:
+        call.query()
+        check_media_type(call.headers.get(b"content-type"))
+        body = await call.body(self._max_body_bytes)
+        check_text(body)
+        request = decode(body, _bulk)
+        which = _filter(request.filter, eligible)
+        job_type = request.filter.job_type
+        queues = await self._registry.queues(DEFAULT_TENANT) if job_type is None else [Queue(DEFAULT_TENANT, job_type)]
+        matched = changed = 0
+        cursor: str | None = None
+        while which.statuses and matched < MAX_TASKS:
+            tasks, cursor = await self._inspector.page(queues, which, min(_PAGE_TASKS, MAX_TASKS - matched), cursor)
+            matched += len(tasks)
+            if not request.dry_run:
+                changed += sum(await asyncio.gather(*(self._one(task, change) for task in tasks)))
+            if cursor is None:
+                break
+        return Reply(200, encode(BulkReply(matched=matched, changed=changed, more=cursor is not None)))
+
+    async def _one(self, task: Task, change: Callable[[Queue, str], Awaitable[object]]) -> bool:
+        try:
+            await change(Queue(DEFAULT_TENANT, task.spec.job_type), task.id)
+        except (StoreUnavailable, StoreFull):
+            raise
+        except Refusal:
+            # It moved on since the filter met it.
+            return False
+        return True
+
+
+def _filter(given: TaskFilter, eligible: frozenset[Status]) -> Filter:
+    statuses = eligible
+    if given.status is not None:
+        names = [given.status] if isinstance(given.status, str) else given.status
+        statuses = eligible & frozenset(Status(name) for name in names)
+    return Filter(
+        statuses,
+        tuple((given.tags or {}).items()),
+        given.worker_id,
+        _time(given.created_after, "filter.created_after"),
+        _time(given.created_before, "filter.created_before"),
+    )
+
+
+def _time(text: str | None, member: str) -> int | None:
+    if text is None:
+        return None
+    at_ms = parse_time(text)
+    if at_ms is None:
+        raise InvalidMember(member, "is no RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z")
+    return at_ms

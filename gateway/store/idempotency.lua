@@ -1,0 +1,37 @@
+-- One Idempotency-Key: who asks first works, who asks again hears the same, who asks for something else is refused.
+-- KEYS: STR the key's record: msgpack {fingerprint, done (0/1), running until (unix ms), facts}
+-- ARGV: now, verb, and
+--       begin: fingerprint, lock_ms, ttl_ms, facts (ids for what will be made)
+--       finish: facts (what was made)
+--       abort: nothing
+-- Returns: begin: {'fresh'} or {'resumed', facts} (the first asker died: go on with its ids) or {'done', facts} or
+--          {'running', ms left} or {'mismatch'}; finish, abort: {'ok'}
+local now, verb = tonumber(ARGV[1]), ARGV[2]
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local raw = redis.call('GET', KEYS[1])
+local record = raw and cmsgpack.unpack(raw)
+if verb == 'begin' then
+  local fingerprint, lock_ms, ttl_ms, facts = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+  if not record then
+    redis.call('SET', KEYS[1], cmsgpack.pack({ fingerprint, 0, now + lock_ms, facts }), 'PX', ttl_ms)
+    return { 'fresh' }
+  end
+  if record[1] ~= fingerprint then return { 'mismatch' } end
+  if record[2] == 1 then return { 'done', record[4] } end
+  if record[3] > now then return { 'running', record[3] - now } end
+  record[3] = now + lock_ms
+  redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
+  return { 'resumed', record[4] }
+end
+if record and record[2] == 0 then
+  if verb == 'finish' then
+    record[2], record[4] = 1, ARGV[3]
+    redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
+  else
+    redis.call('DEL', KEYS[1])
+  end
+end
+return { 'ok' }

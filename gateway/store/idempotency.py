@@ -1,0 +1,74 @@
+"""Idempotency keys: the same key and request make the same tasks, once, and get the same reply.
+
+The ids of the tasks are noted before they are made: when the first asker dies half-way, the next one makes the same.
+Source: draft-ietf-httpapi-idempotency-key-header-07; idempotency.lua.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.errors import IdempotencyMismatch, RequestRunning
+from gateway.store.connect import answering
+from gateway.store.keys import Keys
+
+KEPT_MS = 86_400_000
+_LOCK_MS = 10_000
+
+
+class Made(msgspec.Struct, frozen=True, array_like=True):
+    """What a request will make (the ulids of its tasks), and when it is done the reply it got: status, task, JSON."""
+
+    ulids: tuple[str, ...]
+    status: int = 0
+    task_id: str = ""
+    body: bytes = b""
+
+
+class Idempotency:
+    """The records of idempotency keys. Every method raises StoreUnavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis, keys: Keys, clock: Callable[[], int] | None) -> None:
+        self._script = redis.register_script((files("gateway.store") / "idempotency.lua").read_text())
+        self._keys = keys
+        self._clock = clock
+
+    async def begin(self, tenant: str, key: str, request: Sequence[bytes], ulids: Sequence[str]) -> tuple[bool, Made]:
+        """Ask to work on a request. request: all that makes it this request and no other.
+
+        Returns (True, what it made) when it is done already, else (False, the ids to make): ours, or those of a first
+        asker that died. Raises IdempotencyMismatch, RequestRunning.
+        """
+        fingerprint = hashlib.blake2b(b"\0".join(request), digest_size=16).digest()
+        planned = msgspec.msgpack.encode(Made(tuple(ulids)))
+        word, *rest = await self._run(tenant, key, "begin", fingerprint, _LOCK_MS, KEPT_MS, planned)
+        if word == b"mismatch":
+            raise IdempotencyMismatch()
+        if word == b"running":
+            raise RequestRunning()
+        if not rest:
+            return False, Made(tuple(ulids))
+        made = msgspec.msgpack.decode(rest[0], type=Made)
+        return word == b"done", msgspec.structs.replace(made, body=zlib.decompress(made.body) if made.body else b"")
+
+    async def finish(self, tenant: str, key: str, made: Made) -> None:
+        """Note what the request made, and the reply to give again."""
+        packed = msgspec.structs.replace(made, body=zlib.compress(made.body, 1))
+        await self._run(tenant, key, "finish", msgspec.msgpack.encode(packed))
+
+    async def abort(self, tenant: str, key: str) -> None:
+        """Nothing was made: the key is free again."""
+        await self._run(tenant, key, "abort")
+
+    async def _run(self, tenant: str, key: str, *args: Any) -> list[Any]:
+        now = self._clock() if self._clock else ""
+        async with answering():
+            reply: list[Any] = await self._script(keys=[self._keys.idempotency(tenant, key)], args=[now, *args])
+        return reply

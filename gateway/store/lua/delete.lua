@@ -1,0 +1,32 @@
+-- Forget tasks for good: final ones, and waiting ones with them. Nothing of them is left.
+-- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
+-- ARGV: now, count, then per task: id
+-- Returns: 'ok', now, then per task a word: deleted, processing, missing
+local now, total = clock(ARGV[1]), tonumber(ARGV[2])
+local reply = { 'ok', now }
+allow_when_full()
+for i = 1, total do
+  local id = ARGV[2 + i]
+  local place, body, record = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id), fetch(RESULT .. id)
+  if place and tonumber(place) >= LEASED then
+    reply[2 + i] = 'processing'
+  elseif body or record then
+    local entry = entry_of(id, body or record)
+    if body and is_job(body) then release_unique(id, options_of(body)) end
+    if record then
+      local status = facts_of(record)[1]
+      redis.call('ZREM', SET_OF[status], entry)
+      redis.call('ZREM', EXPIRY, LETTER_OF[status] .. entry)
+    end
+    redis.call('ZREM', QUEUE, id)
+    redis.call('ZREM', LIVE, entry)
+    redis.call('ZREM', EXPIRES, id)
+    redis.call('DEL', JOB .. id, RESULT .. id, RETRY .. id, TRAIL .. entry, LOG .. entry)
+    count('deleted')
+    reply[2 + i] = 'deleted'
+  else
+    reply[2 + i] = 'missing'
+  end
+end
+settle(now)
+return reply
