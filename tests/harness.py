@@ -74,7 +74,7 @@ class RedisServer:
         self.binary = binary
         self.options = options
         # Unix socket paths are short: pytest's folders are not.
-        self.socket = Path(f"/tmp/tg-test-{os.getpid()}-{id(self):x}.sock")  # noqa: S108 - removed with the server
+        self.socket = Path(f"/tmp/tg-test-{os.getpid()}-{id(self):x}.sock")
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -83,9 +83,21 @@ class RedisServer:
         self.folder.mkdir(exist_ok=True, parents=True)
         self.process = subprocess.Popen(
             [
-                self.binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self.folder),
-                "--logfile", "redis.log", "--appendonly", "no", *self.options,
-            ],  # fmt: skip
+                self.binary,
+                "--port",
+                "0",
+                "--unixsocket",
+                str(self.socket),
+                "--save",
+                "",
+                "--dir",
+                str(self.folder),
+                "--logfile",
+                "redis.log",
+                "--appendonly",
+                "no",
+                *self.options,
+            ],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
@@ -123,7 +135,9 @@ def redis_binaries() -> dict[str, str]:
 class Store:
     """A TaskStore with its own connections, and what is needed to look behind it."""
 
-    def __init__(self, url: str, clock: Clock | None = None, *, queue_limit: int = 100_000, gateway: str = "gw1") -> None:
+    def __init__(
+        self, url: str, clock: Clock | None = None, *, queue_limit: int = 100_000, gateway: str = "gw1"
+    ) -> None:
         self.keys = Keys()
         self.connections = Connections(url)
         self.redis = self.connections.redis
@@ -163,7 +177,9 @@ class LiveGateway:
         assert reply.status_code == 201, reply.text
         return reply.json()
 
-    async def poll(self, *job_types: str, worker_id: str = "w1", wait: float = 0, **options: Any) -> list[dict[str, Any]]:
+    async def poll(
+        self, *job_types: str, worker_id: str = "w1", wait: float = 0, **options: Any
+    ) -> list[dict[str, Any]]:
         """Poll; returns the tasks, none for 204."""
         body = {"worker_id": worker_id, "task_type": list(job_types or ("demo",)), "wait": wait, **options}
         reply = await self.post("/poll", body, timeout=wait + 10)
@@ -210,7 +226,13 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self._arguments = arguments or ("serve",)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "GATEWAY_"))}
-        self._env = {**clean, "PORT": str(self.port), "HOST": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parents[1]), **env}
+        self._env = {
+            **clean,
+            "PORT": str(self.port),
+            "HOST": "127.0.0.1",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            **env,
+        }
         if redis_url is not None:
             self._env["REDIS_URL"] = redis_url
         self.process: subprocess.Popen[bytes] | None = None
@@ -219,7 +241,11 @@ class GatewayProcess:
         """Start it and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", *self._arguments], cwd=self.folder, env=self._env, stdout=log, stderr=log
+                [sys.executable, "-m", "gateway", *self._arguments],
+                cwd=self.folder,
+                env=self._env,
+                stdout=log,
+                stderr=log,
             )
         async with httpx.AsyncClient() as client:
 
