@@ -469,3 +469,10 @@ async def test_who_hangs_up_waiting_for_next_has_reported_all_the_same(gateway: 
     assert (await gateway.get(f"/tasks/{task['id']}")).json()["status"] == "completed"
     await gateway.enqueue()
     assert [task["attempt"] for task in await gateway.poll()] == [1]
+
+
+async def test_a_repeated_poll_tells_when_the_task_really_started(gateway: LiveGateway) -> None:
+    await gateway.enqueue()
+    (first,) = await gateway.poll(poll_id="p1")
+    (again,) = await gateway.poll(poll_id="p1")
+    assert again["started_at"] == first["started_at"]

@@ -584,3 +584,13 @@ async def test_replies_are_not_held_back(gateway: LiveGateway) -> None:
     for _ in range(20):
         await gateway.enqueue()
     assert loop.time() - started < 0.4
+
+
+async def test_a_retried_task_is_due_when_it_was_sent_back(gateway: LiveGateway) -> None:
+    task = await gateway.enqueue(delay_seconds=3600)
+    await gateway.client.delete(f"/tasks/{task['id']}")
+    retried = (await gateway.post(f"/tasks/{task['id']}/retry")).json()
+    assert retried["status"] == "pending"
+    assert task["created_at"] <= retried["run_at"] < task["run_at"]
+    (claimed,) = await gateway.poll()
+    assert claimed["run_at"] == retried["run_at"]

@@ -13,14 +13,13 @@ READY_END = float(2**40)
 LEASED = float(2**50)
 
 
-def read_claimed(
-    reply: list[Any], token: str, worker_id: str, queue: Queue, tag: str, now_ms: int
-) -> tuple[LeasedTask, str | None]:
-    """Read one task of claim.lua's reply: id, body, attempt, lease_ms, token number, trail.
+def read_claimed(reply: list[Any], token: str, worker_id: str, queue: Queue, tag: str) -> tuple[LeasedTask, str | None]:
+    """Read one task of claim.lua's reply: id, body, attempt, lease_ms, token number, trail,
+    started.
 
     Returns it, and why it cannot be handed on: None when it can.
     """
-    raw_id, body, attempt, lease_ms, _, trail = reply
+    raw_id, body, attempt, lease_ms, _, trail, started_at_ms = reply
     task_id = public_id(queue.job_type, raw_id.decode("utf-8", "surrogateescape"), tag)
     corrupt = None
     created_at_ms = 0
@@ -32,8 +31,8 @@ def read_claimed(
         spec, corrupt = TaskSpec(queue.job_type), str(error)
     history, facts = _trail(trail) if trail else ((), {})
     task = Task(
-        task_id, Status.PROCESSING, spec, created_at_ms, run_at_ms(spec, created_at_ms), now_ms, 0, attempt, worker_id,
-        facts.get(b"progress"), None, facts.get(b"error"), False, history,
+        task_id, Status.PROCESSING, spec, created_at_ms, _due_ms(spec, created_at_ms, facts), int(started_at_ms), 0,
+        attempt, worker_id, facts.get(b"progress"), None, facts.get(b"error"), False, history,
     )  # fmt: skip
     return LeasedTask(task, token, lease_ms), corrupt
 
@@ -57,7 +56,7 @@ def read_task(reply: list[Any], queue: Queue, tag: str, now_ms: int) -> Task | N
     task_id = public_id(queue.job_type, raw_id.decode("utf-8", "surrogateescape"), tag)
     log = tuple(LogLine(*arq_format.decode_log_line(line)) for line in lines)
     progress = facts.get(b"progress")
-    due_ms = run_at_ms(spec, created_at_ms)
+    due_ms = _due_ms(spec, created_at_ms, facts)
     if ending is not None:
         final = arq_format.decode_final_facts(ending.x)
         status = Status(final.status)
@@ -102,6 +101,12 @@ def run_at_ms(spec: TaskSpec, created_at_ms: int) -> int:
     if spec.run_at_ms:
         return max(spec.run_at_ms, created_at_ms)
     return created_at_ms + spec.delay_ms
+
+
+def _due_ms(spec: TaskSpec, created_at_ms: int, facts: dict[bytes, bytes]) -> int:
+    """When the task was due; an operator's retry made it due at that moment."""
+    retried = facts.get(b"due", b"")
+    return int(retried) if retried.isdigit() else run_at_ms(spec, created_at_ms)
 
 
 def _trail(flat: list[bytes]) -> tuple[tuple[Attempt, ...], dict[bytes, bytes]]:

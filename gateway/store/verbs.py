@@ -143,7 +143,7 @@ class _Claim(ScriptCall):
             for claim in claims:
                 given.append([])
                 for task in reply[at]:
-                    one, reason = read_claimed(task, _token(task[4], claim), claim.worker_id, queue, tag, reply[1])
+                    one, reason = read_claimed(task, _token(task[4], claim), claim.worker_id, queue, tag)
                     if reason is not None:
                         corrupt.append((one, reason))
                         continue

@@ -47,12 +47,12 @@ class Wakeups:
 
     async def run(self) -> None:
         """Listen for ever. Cancel it to stop."""
-        pause = 0.05
+        pause, told = 0.05, False
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel, self._keys.directive_channel)
-                    pause = 0.05
+                    pause, told = 0.05, False
                     self._bells.resumed()
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_SILENCE_SECONDS)
@@ -62,7 +62,10 @@ class Wakeups:
                         elif message["type"] == "message":
                             self._hear(message["channel"], message["data"])
             except (RedisError, OSError, TimeoutError) as error:
-                log.warning("lost the wake-up connection", extra={"error": str(error)[:200]})
+                if not told:
+                    # Once per outage; a gateway may also start before its Redis.
+                    log.warning("no wake-up connection to Redis; trying again", extra={"error": str(error)[:200]})
+                    told = True
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 

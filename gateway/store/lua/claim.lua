@@ -4,7 +4,7 @@
 --       worker, poll_id ('' none), max (0: only what the poll_id got before), lease_ms (0: the task's own), token seed,
 --       stays (1: it waits when it gets nothing, so this gateway wants to be rung)
 -- Returns: 'ok', now, ready tasks left, registered (0/1), next lease end (0: none given), tasks that failed instead,
---          then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash)
+--          then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash), started
 -- A poll_id that already got tasks gets the same leases again while they live.
 local now, gateway = clock(ARGV[1]), ARGV[2]
 local others, waited_ms, polls = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -76,7 +76,7 @@ local function lease(id, score, worker, lease_ms, seed, number)
     options.max_attempts, deadline, ends, options.priority, false, false }))
   redis.call('ZADD', QUEUE, LEASED + ends, id)
   if first_end == 0 or ends < first_end then first_end = ends end
-  return { id, body, attempt, ends - now, number, trail_of(id, body) }, token
+  return { id, body, attempt, ends - now, number, trail_of(id, body), now }, token
 end
 
 -- The leases that this poll_id already got and that still live, or nil.
@@ -89,7 +89,7 @@ local function recall(key)
     local body = holder and fetch(JOB .. given[1])
     if body then
       tasks[#tasks + 1] = { given[1], body, holder[ATTEMPT], holder[ENDS] - now, given[2],
-        trail_of(given[1], body) }
+        trail_of(given[1], body), holder[STARTED] }
     end
   end
   if #tasks == 0 then return nil end

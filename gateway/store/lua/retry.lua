@@ -44,6 +44,7 @@ for i = 1, total do
           facts[7] ~= '' and facts[7] or facts[1], '')
       end
       redis.call('HDEL', TRAIL .. entry, 'progress', 'last', 'error')
+      redis.call('HSET', TRAIL .. entry, 'due', now)
       redis.call('PERSIST', TRAIL .. entry)
       redis.call('PERSIST', LOG .. entry)
       to_ready(id, options.priority)
