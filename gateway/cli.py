@@ -111,8 +111,8 @@ def _run(
     chosen: Settings, *, pool_size: int, processes: int = 1, announce: Callable[[str], None] | None = None
 ) -> None:
     # What only the server needs is imported here, so that other commands start at once.
-    from gateway.embedded import EmbeddedRedisError
     from gateway.processes import CannotListen
+    from gateway.redis_binary import EmbeddedRedisError
     from gateway.serving import serve as serve_gateway
 
     try:

