@@ -105,10 +105,6 @@ class TaskManager:
         """How many polls wait here now."""
         return len(self._polls)
 
-    def queues_waited_for(self) -> Iterable[Queue]:
-        """The queues that some open poll waits for."""
-        return [bell.queue for bell in self._bells.values() if bell.waiting]
-
     def poll(self, request: PollRequest) -> OpenPoll:
         """Open a poll. Await its `tasks`, tell it when its client hung up.
 
@@ -133,12 +129,6 @@ class TaskManager:
             known = self._directives[tenant] = {}
             self._directives_stale.set()
         return known.get(worker_id, "run")
-
-    def saw_worker(self, tenant: str, worker_id: str) -> None:
-        """Note a sign of life other than a poll."""
-        facts = self._seen.get(tenant, {}).get(worker_id)
-        if facts is not None:
-            self._seen[tenant][worker_id] = WorkerFacts(facts.task_types, self._store.now_ms())
 
     def forget_worker(self, tenant: str, worker_id: str) -> bool:
         """The worker signed off: do not list it again for what was seen of it before. False: nothing was, lately."""

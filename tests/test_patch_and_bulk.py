@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Clock, LiveGateway
+from tests.harness import Clock, LiveGateway, wait_until
 
 
 async def _patch(gateway: LiveGateway, task: dict[str, Any], **body: Any):  # type: ignore[no-untyped-def]
@@ -105,3 +105,18 @@ async def test_bulk_retry_sends_failed_tasks_back_and_delete_leaves_nothing(gate
 @pytest.mark.parametrize("body", [{}, {"filter": {"nope": 1}}, {"filter": {"status": "lost"}}, {"filter": {"tags": 1}}])
 async def test_a_bad_bulk_request_is_refused(gateway: LiveGateway, body: dict[str, Any]) -> None:
     assert (await gateway.post("/tasks/cancel", body)).status_code == 400
+
+
+async def test_who_waits_for_a_task_hears_that_it_was_deleted(gateway: LiveGateway) -> None:
+    task = await gateway.enqueue()
+    waiting = asyncio.create_task(gateway.get(f"/tasks/{task['id']}?wait=30"))
+    watching = gateway.app.connections.redis
+    await wait_until(lambda: watching.exists("tg:{default:demo}:watch"))
+    assert (await gateway.post("/tasks/delete", {"filter": {}})).json()["changed"] == 1
+    assert (await asyncio.wait_for(waiting, 5)).json()["status"] == "pending", "the last that was seen of it"
+
+
+async def test_a_task_that_could_never_start_is_refused(gateway: LiveGateway) -> None:
+    body = {"job_type": "demo", "run_at": "2030-01-31T08:00:00Z", "expires_in_seconds": 60}
+    reply = await gateway.post("/tasks", body)
+    assert (reply.status_code, reply.json()["member"]) == (400, "expires_in_seconds")

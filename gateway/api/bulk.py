@@ -12,7 +12,7 @@ from gateway.api.codec import check_media_type, check_text, decode
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import BulkReply, TaskFilter
 from gateway.api.replies import encode
-from gateway.api.times import parse_time
+from gateway.api.times import NO_TIME, parse_time
 from gateway.errors import InvalidMember, Refusal, StoreFull, StoreUnavailable
 from gateway.store.inspector import Filter, Inspector
 from gateway.store.registry import Registry
@@ -100,5 +100,5 @@ def _time(text: str | None, member: str) -> int | None:
         return None
     at_ms = parse_time(text)
     if at_ms is None:
-        raise InvalidMember(member, "is no RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z")
+        raise InvalidMember(member, NO_TIME)
     return at_ms

@@ -15,8 +15,8 @@ from gateway.api import problems
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
-from gateway.api.replies import encode, is_final, status_names, task_reply
-from gateway.api.times import parse_time
+from gateway.api.replies import encode, status_names, task_reply
+from gateway.api.times import NO_TIME, parse_time
 from gateway.errors import (
     BatchRefused,
     BatchTooLarge,
@@ -48,6 +48,7 @@ from gateway.tasks import (
     Task,
     TaskSpec,
     Unique,
+    is_final,
     split_id,
 )
 
@@ -204,7 +205,7 @@ class Producers:
         if "wait" in query:
             hold_seconds = _decimal(query["wait"][0], "wait", 0, MAX_WAIT_SECONDS)
         task = await self._inspector.get(queue, task_id)
-        if hold_seconds and not is_final(task):
+        if hold_seconds and not is_final(task.status):
             task = await self._await_end(queue, task, hold_seconds)
         body = encode(task_reply(task, jobs=call.jobs))
         etag = b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
@@ -215,7 +216,7 @@ class Producers:
 
     async def _await_end(self, queue: Queue, task: Task, seconds: float) -> Task:
         deadline = time.monotonic() + seconds
-        while not is_final(task) and not self._manager.closed:
+        while not is_final(task.status) and not self._manager.closed:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -301,7 +302,7 @@ class Producers:
         except TaskNotFound:
             # It ended and was forgotten already: the reply to its making is the last there is.
             return Reply(made.status, made.body, headers)
-        return Reply(200 if is_final(task) else 202, encode(task_reply(task, jobs=call.jobs)), headers)
+        return Reply(200 if is_final(task.status) else 202, encode(task_reply(task, jobs=call.jobs)), headers)
 
     async def _task_of(self, queue: Queue, outcome: Task | Held) -> Task:
         if isinstance(outcome, Task):
@@ -369,6 +370,8 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
     delay_ms = round((new.delay_seconds or 0) * 1000)
     if new.expires_in_seconds is not None and new.expires_in_seconds * 1000 <= delay_ms:
         raise InvalidMember(f"{where}expires_in_seconds", "ends before delay_seconds does: the task could never start")
+    if new.expires_in_seconds is not None and run_at_ms >= (time.time() + new.expires_in_seconds) * 1000:
+        raise InvalidMember(f"{where}expires_in_seconds", "ends before run_at comes: the task could never start")
     spec = TaskSpec(
         job_type,
         raw_bytes(new.payload),
@@ -418,7 +421,7 @@ def _retry_policy(retry: Retry) -> RetryPolicy:
 def _run_at(text: str, where: str) -> int:
     at_ms = parse_time(text)
     if at_ms is None:
-        raise InvalidMember(f"{where}run_at", "is no RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z")
+        raise InvalidMember(f"{where}run_at", NO_TIME)
     if not 0 <= at_ms <= time.time() * 1000 + _MAX_AHEAD_MS:
         raise InvalidMember(f"{where}run_at", "is before 1970 or more than ten years ahead")
     return max(at_ms, 1)
@@ -464,7 +467,7 @@ def _time(text: str | None, name: str) -> int | None:
     # A + of the zone that was not percent-encoded arrives as a space.
     at_ms = parse_time(text if "+" in text or " " not in text[19:] else text[:19] + text[19:].replace(" ", "+"))
     if at_ms is None:
-        raise InvalidParameter(name, "is no RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z")
+        raise InvalidParameter(name, NO_TIME)
     return at_ms
 
 

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw
 from gateway.api.messages import AttemptRecord, LeasedTaskReply, LogRecord, Priority, RetryRule, TaskReply
 from gateway.api.times import format_time
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
-from gateway.tasks import FINAL, PRIORITIES, LeasedTask, Status, Task
+from gateway.tasks import PRIORITIES, LeasedTask, Status, Task
 
 encode = msgspec.json.Encoder().encode
 _PRIORITIES: tuple[Priority, ...] = ("critical", "high", "normal", "low")
@@ -113,11 +113,6 @@ def _rule(policy: RetryPolicy) -> RetryRule:
         max_seconds=policy.max_seconds,
         jitter=policy.jitter,
     )
-
-
-def is_final(task: Task) -> bool:
-    """Whether nothing but an operator's retry moves the task on."""
-    return task.status in FINAL
 
 
 def status_names(text: str) -> frozenset[Status] | None:

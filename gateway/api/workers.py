@@ -126,7 +126,6 @@ class Workers:
     async def heartbeats(self, call: Call) -> Reply:
         """POST /heartbeats. 200 with one entry per lease, 400, 413."""
         message = decode(await self._body(call), _heartbeats)
-        self._manager.saw_worker(DEFAULT_TENANT, message.worker_id)
         leases = await asyncio.gather(*(self._lease(call, one) for one in message.leases))
         directive = self._manager.directive(DEFAULT_TENANT, message.worker_id)
         return Reply(200, encode(HeartbeatsReply(leases=leases, directive=directive)))

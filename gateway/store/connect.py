@@ -40,7 +40,7 @@ class Connections:
     redis-py repeats nothing by itself: a script whose reply was lost may have run.
     """
 
-    def __init__(self, url: str, password: str | None = None, *, db: int | None = None) -> None:
+    def __init__(self, url: str, password: str | None = None) -> None:
         options: dict[str, object] = {
             "socket_connect_timeout": _CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
@@ -49,8 +49,6 @@ class Connections:
         }
         if password is not None:
             options["password"] = password
-        if db is not None:
-            options["db"] = db
         # Deadlines are ours (`Link`, `answering`): redis-py keeps its socket_timeout by asyncio.wait_for, which may
         # swallow a cancellation on Python 3.11.
         self._lanes = ConnectionPool.from_url(url, **options)

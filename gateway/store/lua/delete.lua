@@ -7,22 +7,23 @@ local reply = { 'ok', now }
 allow_when_full()
 for i = 1, total do
   local id = ARGV[2 + i]
-  local place, body, record = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id), fetch(RESULT .. id)
+  local place, record = redis.call('ZSCORE', QUEUE, id), record_of(id)
+  local body = (place or is_native(id)) and fetch(JOB .. id)
   if place and tonumber(place) >= LEASED then
     reply[2 + i] = 'processing'
   elseif body or record then
     local entry = entry_of(id, body or record)
     if body and is_job(body) then release_unique(id, options_of(body)) end
-    if record then
-      local status = facts_of(record)[1]
+    for status, letter in pairs(LETTER_OF) do
       redis.call('ZREM', SET_OF[status], entry)
-      redis.call('ZREM', EXPIRY, LETTER_OF[status] .. entry)
+      redis.call('ZREM', EXPIRY, letter .. entry)
     end
     redis.call('ZREM', QUEUE, id)
     redis.call('ZREM', LIVE, entry)
     redis.call('ZREM', EXPIRES, id)
     redis.call('DEL', JOB .. id, RESULT .. id, RETRY .. id, TRAIL .. entry, LOG .. entry)
     count('deleted')
+    finished[#finished + 1] = id
     reply[2 + i] = 'deleted'
   else
     reply[2 + i] = 'missing'

@@ -14,7 +14,7 @@ for i = 1, total do
   local place, body = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id)
   place = place and tonumber(place)
   if not place or not body then
-    reply[3 + i] = { redis.call('EXISTS', RESULT .. id) == 1 and 'final' or 'missing', 0 }
+    reply[3 + i] = { record_of(id) and 'final' or 'missing', 0 }
   elseif place >= LEASED then
     reply[3 + i] = { 'processing', 0 }
   elseif string.sub(body, 1, #known) ~= known then
