@@ -26,6 +26,7 @@ local function holder_of(key)
 end
 
 -- What a unique key says of a task: nothing, or a word and who holds it.
+local given = {}
 local function held_by(i)
   local unique = argument(i, 7)
   if unique == '' then return nil end
@@ -33,41 +34,72 @@ local function held_by(i)
   local key, on_conflict = unique[1], unique[3]
   local holder = holder_of(key)
   if not holder or holder == argument(i, 1) then return nil, nil, key end
-  local place = redis.call('ZSCORE', QUEUE, holder)
-  if on_conflict == 'replace' and place and tonumber(place) < LEASED then return 'replaced', holder end
+  -- A task that an earlier call stored stays stored, whoever holds its key by now.
+  if redis.call('EXISTS', JOB .. argument(i, 1), RESULT .. argument(i, 1)) > 0 then return nil end
+  if on_conflict == 'replace' then
+    local place = redis.call('ZSCORE', QUEUE, holder)
+    local waits = place and tonumber(place) < LEASED
+    -- One that this call is about to store waits, too.
+    if not place and given[holder] then waits = redis.call('EXISTS', JOB .. holder, RESULT .. holder) == 0 end
+    if waits then return 'replaced', holder end
+  end
   return on_conflict == 'return' and 'existing' or 'conflict', holder
 end
 
-local verdict, together, taken, accepted, replaced, any = false, true, depth, {}, {}, false
-for i = 1, total do
-  local id, group = argument(i, 1), tonumber(argument(i, 5))
-  if group > 0 then
-    -- A call repeated after its reply was lost finds its own tasks, final ones perhaps: they count as accepted.
-    verdict = taken + group <= limit or redis.call('EXISTS', JOB .. id, RESULT .. id) > 0
-    together = true
-    for mate = i, i + group - 1 do
-      if group > 1 and held_by(mate) == 'conflict' then together = false end
+-- A call repeated after its reply was lost finds its own tasks, final ones perhaps: they need no room.
+local taken, accepted, examined = depth, {}, 0
+local function fits(room, first, last)
+  if room == 0 or taken + room <= limit then return true, room end
+  for i = examined + 1, last do
+    local id = argument(i, 1)
+    if accepted[i] and redis.call('EXISTS', JOB .. id, RESULT .. id) > 0 then
+      if i < first then taken = taken - 1 else room = room - 1 end
     end
   end
-  local word, holder, key = held_by(i)
-  if word == 'replaced' and together then
-    reply[4 + i], replaced[i], any = 'replaced ' .. holder, holder, true
-  elseif word then
-    reply[4 + i] = word .. ' ' .. holder
-  elseif not together then
-    reply[4 + i] = -2
+  examined = last
+  return room == 0 or taken + room <= limit, room
+end
+
+local replaced, any, first = {}, false, 1
+while first <= total do
+  local group = math.max(tonumber(argument(first, 5)), 1)
+  local last, room, together, before = first + group - 1, 0, true, {}
+  for i = first, last do
+    local id, word, holder, key = argument(i, 1), held_by(i)
+    if word then
+      reply[4 + i] = word .. ' ' .. holder
+      if word == 'replaced' then replaced[i] = holder end
+      if word == 'conflict' then together = false end
+    else
+      local due, at = argument(i, 3), 0
+      if due ~= '' then
+        at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due)
+        if at <= now then at = 0 end
+      end
+      reply[4 + i], accepted[i], room = at, true, room + 1
+      if key then
+        before[#before + 1] = { key, holders[key], id }
+        holders[key], given[id] = id, true
+      end
+    end
+  end
+  local enough
+  enough, room = fits(room, first, last)
+  if enough and (together or group == 1) then
+    taken = taken + room
+    for i = first, last do any = any or accepted[i] or replaced[i] or false end
   else
-    local due, at = argument(i, 3), 0
-    if due ~= '' then
-      at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due)
-      if at <= now then at = 0 end
+    -- All or none: keys that others of the group were to hold are free again.
+    for step = #before, 1, -1 do
+      holders[before[step][1]], given[before[step][3]] = before[step][2], nil
     end
-    reply[4 + i] = verdict and at or -1
-    if verdict then
-      taken, accepted[i], any = taken + 1, true, true
-      if key then holders[key] = id end
+    for i = first, last do
+      local conflict = type(reply[4 + i]) == 'string' and string.sub(reply[4 + i], 1, 8) == 'conflict'
+      if accepted[i] or group > 1 and not conflict then reply[4 + i] = together and -1 or -2 end
+      accepted[i], replaced[i] = nil, nil
     end
   end
+  first = last + 1
 end
 reply[4] = taken
 if not any then return reply end
@@ -117,6 +149,7 @@ for i = 1, total do
     redis.call('SET', JOB .. id, argument(i, 6) .. made)
     hold(id, unique)
     place(id, i, at > now and at or 0)
+    redis.call('HSET', TRAIL .. entry_of(id), 'due', math.max(at, now))
     redis.call('ZREM', EXPIRES, id)
     if expires_in_ms > 0 then redis.call('ZADD', EXPIRES, now + expires_in_ms, id) end
     count('replaced')
