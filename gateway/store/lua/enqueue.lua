@@ -30,19 +30,16 @@ local given = {}
 local function held_by(i)
   local unique = argument(i, 7)
   if unique == '' then return nil end
+  -- A task that an earlier call stored stays stored, whoever holds its key by now.
+  if redis.call('EXISTS', JOB .. argument(i, 1), RESULT .. argument(i, 1)) > 0 then return nil end
   unique = cmsgpack.unpack(unique)
   local key, on_conflict = unique[1], unique[3]
   local holder = holder_of(key)
-  if not holder or holder == argument(i, 1) then return nil, nil, key end
-  -- A task that an earlier call stored stays stored, whoever holds its key by now.
-  if redis.call('EXISTS', JOB .. argument(i, 1), RESULT .. argument(i, 1)) > 0 then return nil end
-  if on_conflict == 'replace' then
-    local place = redis.call('ZSCORE', QUEUE, holder)
-    local waits = place and tonumber(place) < LEASED
-    -- One that this call is about to store waits, too.
-    if not place and given[holder] then waits = redis.call('EXISTS', JOB .. holder, RESULT .. holder) == 0 end
-    if waits then return 'replaced', holder end
-  end
+  if not holder then return nil, nil, key end
+  local place = redis.call('ZSCORE', QUEUE, holder)
+  -- One that this call is about to store waits, too.
+  local waits = given[holder] or place and tonumber(place) < LEASED
+  if on_conflict == 'replace' and waits then return 'replaced', holder end
   return on_conflict == 'return' and 'existing' or 'conflict', holder
 end
 

@@ -27,7 +27,7 @@ for i = 1, total do
       if at <= now then at = 0 end
     end
     if fresh ~= known then redis.call('SET', JOB .. id, fresh .. string.sub(body, #known + 1)) end
-    if due ~= '' then redis.call('HDEL', TRAIL .. entry_of(id, body), 'due') end
+    if due ~= '' then redis.call('HSET', TRAIL .. entry_of(id, body), 'due', math.max(at, now)) end
     if at > 0 then
       to_due(id, priority, at)
     elseif place >= READY_END or priority ~= before then

@@ -12,7 +12,9 @@ end
 
 local function unique_taken(record, tail_bytes, tail_pairs)
   local options = options_of(body_in(record, tail_bytes, tail_pairs))
-  return options.unique and redis.call('EXISTS', UNIQUE .. options.unique) == 1
+  local holder = options.unique and redis.call('GET', UNIQUE .. options.unique)
+  -- One without a task is nobody's, as in enqueue.lua.
+  return holder and redis.call('EXISTS', JOB .. holder, RESULT .. holder) > 0
 end
 
 local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
