@@ -245,6 +245,25 @@ async def test_a_task_that_kills_its_workers_ends_failed_with_its_last_attempt(s
     assert [one.outcome for one in final.attempts] == ["lapsed", "lapsed", "lapsed"]
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_no_late_report_on_a_task_that_lapsed_for_good_is_answered_as_accepted(
+    store: Store, clock: Clock, cancelled: bool
+) -> None:
+    task = await lives.enqueue(store, max_attempts=1)
+    leased = await lives.take_one(store)
+    if cancelled:
+        await store.tasks.cancel(lives.QUEUE, task.id)
+    clock.advance(30.001)
+    await store.tasks.expire(lives.QUEUE)
+    for report in (
+        store.tasks.fail(lives.QUEUE, task.id, leased.token, lives.ERROR, lives.ERROR, "no"),
+        store.tasks.release(lives.QUEUE, task.id, leased.token),
+        store.tasks.complete(lives.QUEUE, task.id, leased.token, b"1"),
+    ):
+        with pytest.raises(LeaseLost):
+            await report
+
+
 async def test_the_sweep_says_when_the_next_lease_ends(store: Store, clock: Clock) -> None:
     await lives.enqueue_many(store, 2)
     await lives.take_one(store, lease_ms=5000)

@@ -242,7 +242,9 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   local job = (body and is_job(body)) and body or empty_job(0)
   local options = options_of(job)
   local attempts = lease and lease[ATTEMPT] or attempts_of(id)
-  local facts = cmsgpack.pack({ status, lease and lease[TOKEN] or '', attempts, lease and lease[WORKER] or '',
+  -- Where the gateway itself ended the task (`code`), no report did: its last worker's, late, must not sound accepted.
+  local token = lease and not code and lease[TOKEN] or ''
+  local facts = cmsgpack.pack({ status, token, attempts, lease and lease[WORKER] or '',
     lease and lease[STARTED] or 0, now, code or '' })
   local tail = pairs
     .. '\161t' .. cmsgpack.pack(attempts)
