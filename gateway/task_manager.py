@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.errors import Refusal, ShuttingDown, StoreUnavailable, TooManyPolls
+from gateway.errors import Refusal, ShuttingDown, StoreFull, StoreUnavailable, TooManyPolls
 from gateway.store.calls import Claim
 from gateway.store.registry import DirectiveName, Registry, WorkerFacts
 from gateway.store.task_store import TaskStore
@@ -279,7 +279,7 @@ class TaskManager:
             for tenant, workers in seen.items():
                 try:
                     await self._registry.note_workers(tenant, workers)
-                except StoreUnavailable:
+                except (StoreFull, StoreUnavailable):
                     pass
 
     # Claiming

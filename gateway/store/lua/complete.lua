@@ -13,7 +13,7 @@ for i = 0, reports - 1 do
     finish(now, id, 'completed', lease, ARGV[base + 2], tonumber(ARGV[base + 3]))
     reply[3 + i] = { 'completed', lease[WORKER], lease[STARTED], lease[ATTEMPT] }
   else
-    local word, _, worker = replay(id, token, { completed = true })
+    local word, _, worker = replay(id, token, 'complete', { completed = true })
     reply[3 + i] = { word, worker, 0, 0 }
   end
 end

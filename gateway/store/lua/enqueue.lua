@@ -118,6 +118,12 @@ local function hold(id, unique)
   end
 end
 
+-- What takes the place of a waiting task takes over its attempts, and has one more at least.
+local function with_an_attempt_left(body, attempts)
+  if attempts < struct.unpack('>H', body, 7) then return body end
+  return string.sub(body, 1, 6) .. struct.pack('>H', attempts + 1) .. string.sub(body, 9)
+end
+
 local function place(id, i, at)
   if at > 0 then
     to_due(id, tonumber(argument(i, 2)), at)
@@ -143,7 +149,7 @@ for i = 1, total do
     local id, due, at = replaced[i], argument(i, 3), 0
     if due ~= '' then at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due) end
     local made = string.sub(redis.call('GET', JOB .. id), -#stamp)
-    redis.call('SET', JOB .. id, argument(i, 6) .. made)
+    redis.call('SET', JOB .. id, with_an_attempt_left(argument(i, 6), attempts_of(id)) .. made)
     hold(id, unique)
     place(id, i, at > now and at or 0)
     redis.call('HSET', TRAIL .. entry_of(id), 'due', math.max(at, now))

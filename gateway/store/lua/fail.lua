@@ -30,7 +30,8 @@ for i = 0, reports - 1 do
         ready = ready + 1
       end
       remember(id, entry, lease, now, 'failed', ARGV[base + 5])
-      redis.call('HSET', TRAIL .. entry, 'error', ARGV[base + 4], 'last', cmsgpack.pack({ token, word, due, lease[WORKER] }))
+      redis.call('HSET', TRAIL .. entry, 'error', ARGV[base + 4], 'last',
+        cmsgpack.pack({ token, word, due, lease[WORKER], 'fail' }))
       redis.call('DEL', PROGRESS .. id)
       count('retried')
     else
@@ -38,7 +39,7 @@ for i = 0, reports - 1 do
     end
     reply[4 + i] = { word, due, lease[WORKER], lease[STARTED], lease[ATTEMPT] }
   else
-    local word, due, worker = replay(id, token, { retrying = true, failed = true, cancelled = true })
+    local word, due, worker = replay(id, token, 'fail', { retrying = true, failed = true, cancelled = true })
     reply[4 + i] = { word, due, worker, 0, 0 }
   end
 end

@@ -215,7 +215,7 @@ local function facts_of(record)
 end
 
 -- What a token that holds no lease may still hear: the answer it already got. Returns a word and the due time.
-local function replay(id, token, words)
+local function replay(id, token, verb, words)
   local record = record_of(id)
   local facts = record and facts_of(record)
   if facts and facts[2] == token and words[facts[1]] then return facts[1], 0, facts[4] end
@@ -224,7 +224,7 @@ local function replay(id, token, words)
   local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
   if last then
     last = cmsgpack.unpack(last)
-    if last[1] == token and words[last[2]] then return last[2], last[3], last[4] end
+    if last[1] == token and last[5] == verb and words[last[2]] then return last[2], last[3], last[4] end
   end
   return 'lost', 0, ''
 end

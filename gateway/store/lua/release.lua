@@ -37,13 +37,14 @@ for i = 0, reports - 1 do
       redis.call('DEL', PROGRESS .. id)
       if lease[ATTEMPT] > 1 then redis.call('DECR', RETRY .. id) else redis.call('DEL', RETRY .. id) end
       if ARGV[base + 3] ~= 'front' then
-        redis.call('HSET', TRAIL .. entry_of(id, body), 'last', cmsgpack.pack({ token, word, due, lease[WORKER] }))
+        redis.call('HSET', TRAIL .. entry_of(id, body), 'last',
+          cmsgpack.pack({ token, word, due, lease[WORKER], 'release' }))
       end
       count('released')
       reply[4 + i] = { word, due }
     end
   else
-    local word, due = replay(id, token, { pending = true, scheduled = true, retrying = true, cancelled = true })
+    local word, due = replay(id, token, 'release', { pending = true, scheduled = true, retrying = true, cancelled = true })
     reply[4 + i] = { word, due }
   end
 end
