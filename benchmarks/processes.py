@@ -48,7 +48,7 @@ class Process:
         return self._child.poll() is not None
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of it and its living descendants."""
+        """User and system time so far, of it and its descendants, those included that ended and were waited for."""
         return sum(_cpu_ticks(pid) for pid in _family(self.pid)) / _TICKS_PER_SECOND
 
     def rss_bytes(self) -> int:
@@ -108,7 +108,7 @@ def _cpu_ticks(pid: int) -> int:
     except OSError:
         return 0
     fields = stat.rpartition(")")[2].split()  # the command's name before it may hold spaces
-    return int(fields[11]) + int(fields[12])
+    return sum(int(field) for field in fields[11:15])  # its own and its ended children's, user and system
 
 
 def _rss_pages(pid: int) -> int:
