@@ -37,6 +37,7 @@ def found() -> dict[str, Any]:
         "redis": "7",
         "packages": dict.fromkeys(("uvicorn", "starlette", "redis", "hiredis"), "1"),
         "settings": {"rounds": "1", "seconds": "1"},
+        "load_average": 0.1,
         "disk_sync_ms": {"p50": 0.1, "p99": 0.2},
         "contenders": {name: {"versions": {"runtime": "any"}, "note": "", "remote": False} for name in PEERS},
         "not_run": {"Faktory": "no running server was named"},

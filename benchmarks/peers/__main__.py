@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         )
         with bench.redis() as redis:
             found = report.surroundings(redis.version(), {key: str(value) for key, value in vars(options).items()})
+        found["load_average"] = os.getloadavg()[0]
         found["disk_sync_ms"] = disk.sync_ms(bench.directory)
         contenders, found["contenders"], found["not_run"] = _prepare(tools, options)
         rounds = Rounds(bench, tools, contenders, with_gateway=_chosen(GATEWAY, options))

@@ -16,6 +16,7 @@ _BATCHED = f"{GATEWAY}, batches of 100"
 _OURS = (GATEWAY, f"{GATEWAY}, batches of 10", _BATCHED)
 _MEASURES = {"enqueue": "enqueue, one per call", "enqueue_100": "enqueue, 100 per call", "process": "process"}
 _SHARES = ("p50", "p90", "p99", "max")
+_QUIET_LOAD = 0.5
 
 Found = dict[str, Any]
 
@@ -86,6 +87,8 @@ def _about(found: Found) -> str:
         f"Measured {found['at'][:10]} on {found['cores']} cores (Linux {found['kernel']}), Redis {found['redis']}, "
         f"{found['settings']['rounds']} rounds of {found['settings']['seconds']} s: client, worker, server and Redis "
         f"together. One write kept on its disk took {disk['p50']} ms (p50), {disk['p99']} ms (p99).",
+        f"Processes that ran or waited on the machine before it began: {found['load_average']:.1f}"
+        + (", so these figures are disturbed." if found["load_average"] > _QUIET_LOAD else "."),
         "",
         _table(["contender", "versions", "runtime", "its worker"], rows, "---"),
     ]
