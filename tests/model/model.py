@@ -1,0 +1,756 @@
+"""One queue as the documents describe it, in plain Python: what every verb answers, and what it leaves behind.
+
+Times are unix ms and handed in. A verb takes a batch and answers one outcome per item; an outcome is a plain value, so
+that it can be compared with what the store answered: a tuple led by a word, or a struct of the store's own.
+How to add a setting to enqueue or claim: a field of `QueueModel`, and its check in that verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gateway import retries
+from gateway.store.calls import Claim, Kept, Reported, Swept
+from gateway.store.inspector import QueueStats
+from gateway.tasks import Attempt, LogLine, Status, Task, TaskSpec, Unique
+
+MIN_RECORD_TTL_MS = 10_000
+REGISTRATION_MS = 600_000
+POLL_SPARE_MS = 60_000
+LOG_LINES = 200
+CLAIM_PROMOTES, ENQUEUE_PROMOTES = 100, 200
+# Of two tasks due at one ms, in a sweep with room for one of them, this priority goes first.
+_DUE_ORDER = {2: 0.0, 0: 0.25, 1: 0.5, 3: 0.75}
+_SETTLED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "cancelled": Status.CANCELLED}
+
+Outcome = Any
+Rank = tuple[int, int]
+
+
+@dataclass
+class HeldLease:
+    """Who holds a task, and until when. deadline_ms 0: the attempt has none."""
+
+    token: str
+    worker_id: str
+    started_at_ms: int
+    lease_ms: int
+    rank: Rank
+    attempt: int
+    deadline_ms: int
+    ends_at_ms: int
+    cancel_requested: bool = False
+
+
+@dataclass
+class Ending:
+    """How a task ended. started 0: it never did."""
+
+    status: Status
+    token: str
+    attempt: int
+    worker_id: str
+    started_at_ms: int
+    finished_at_ms: int
+    code: str
+    result: bytes | None
+    error: bytes | None
+    record_until_ms: int
+
+
+@dataclass
+class ModelTask:
+    """A task. It stands in exactly one place: `rank` (ready), `due_ms` (waits for its time), `lease`, or `ending`."""
+
+    id: str
+    ulid: str
+    spec: TaskSpec
+    created_at_ms: int
+    rank: Rank | None = None
+    due_ms: int | None = None
+    lease: HeldLease | None = None
+    ending: Ending | None = None
+    attempts: int = 0
+    expires_at_ms: int | None = None
+    history: dict[tuple[int, int], Attempt] = field(default_factory=dict)
+    progress: bytes | None = None
+    error: bytes | None = None
+    last: tuple[str, str, str, int, str] | None = None
+    told_due_ms: int | None = None
+    log: list[LogLine] = field(default_factory=list)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is ready or waits for its time."""
+        return self.rank is not None or self.due_ms is not None
+
+    @property
+    def keyed(self) -> str | None:
+        """The unique key that it lets go of itself, rather than time."""
+        unique = self.spec.unique
+        return unique.key if unique is not None and not unique.for_ms else None
+
+    @property
+    def has_trail(self) -> bool:
+        """Whether anything happened to it beyond the straight way."""
+        return bool(self.history or self.progress or self.error or self.last or self.told_due_ms is not None)
+
+    def to(
+        self,
+        *,
+        rank: Rank | None = None,
+        due_ms: int | None = None,
+        lease: HeldLease | None = None,
+        ending: Ending | None = None,
+    ) -> None:
+        """Move it to its new and only place."""
+        self.rank, self.due_ms, self.lease, self.ending = rank, due_ms, lease, ending
+
+    def status(self, now_ms: int) -> Status:
+        """Where it stands."""
+        if self.ending is not None:
+            return self.ending.status
+        if self.lease is not None:
+            return Status.PROCESSING
+        if self.due_ms is not None and self.due_ms > now_ms:
+            return Status.RETRYING if self.attempts else Status.SCHEDULED
+        return Status.PENDING
+
+
+@dataclass
+class GivenToPoll:
+    """What a poll_id got."""
+
+    leases: list[tuple[str, str]]
+    until_ms: int
+    recalled: bool = False
+
+
+@dataclass
+class Registration:
+    """A gateway that has polls waiting."""
+
+    waits_since_ms: int
+    polls: int
+    at_ms: int
+
+
+def normal(spec: TaskSpec) -> TaskSpec:
+    """A spec as it is read back: what a key's end by time leaves is Redis's business, a conflict is over."""
+    if spec.unique is None:
+        return spec
+    unique = Unique(spec.unique.key, for_ms=1) if spec.unique.for_ms else Unique(spec.unique.key, spec.unique.until)
+    return msgspec.structs.replace(spec, unique=unique)
+
+
+def words(kind: str, message: str) -> bytes:
+    """The error that a script writes itself."""
+    return b'{"type":"%s","message":"%s"}' % (kind.encode(), message.encode())
+
+
+class QueueModel:
+    """One queue. heard: gateways whose channel somebody listens on."""
+
+    def __init__(self, job_type: str, limit: int, heard: frozenset[str]) -> None:
+        self.job_type = job_type
+        self.limit = limit
+        self.heard = heard
+        self.tasks: dict[str, ModelTask] = {}
+        self.unique: dict[str, tuple[str, int | None]] = {}
+        self.polls: dict[tuple[str, str], GivenToPoll] = {}
+        self.registered: dict[str, Registration] = {}
+        self.registered_until_ms = 0
+        self.watchers: set[tuple[str, str]] = set()
+        self.watched_until_ms = 0
+        self.totals: dict[str, int] = {}
+        self.sequence = 0
+        # What this call told others: (gateway, message), and tasks that the caller should claim itself.
+        self.published: list[tuple[str, str]] = []
+        self.mine = 0
+
+    # What there is.
+
+    def all(self, chosen: Callable[[ModelTask], object]) -> list[ModelTask]:
+        """The tasks of which this is true."""
+        return [task for task in self.tasks.values() if chosen(task)]
+
+    def ready(self) -> list[ModelTask]:
+        """In the order of their hand-out."""
+        return sorted(self.all(lambda task: task.rank is not None), key=lambda task: task.rank or (0, 0))
+
+    def depth(self) -> int:
+        """How many wait."""
+        return len(self.all(lambda task: task.waits))
+
+    def stored(self, task_id: str, now_ms: int) -> ModelTask | None:
+        """A task that is alive, or final and on record."""
+        task = self.tasks.get(task_id)
+        if task is None or (task.ending is not None and task.ending.record_until_ms <= now_ms):
+            return None
+        return task
+
+    def holder(self, key: str, now_ms: int) -> ModelTask | None:
+        """Who holds a unique key."""
+        held = self.unique.get(key)
+        return self.stored(held[0], now_ms) if held is not None else None
+
+    def pass_time(self, now_ms: int) -> None:
+        """Forget what ends by itself, with its time to live."""
+        for key, (_, until_ms) in list(self.unique.items()):
+            if until_ms is not None and until_ms <= now_ms:
+                del self.unique[key]
+        self.polls = {name: poll for name, poll in self.polls.items() if poll.until_ms > now_ms}
+        if self.registered_until_ms <= now_ms:
+            self.registered.clear()
+        if self.watched_until_ms <= now_ms:
+            self.watchers.clear()
+
+    # Moves that verbs share.
+
+    def _next(self) -> int:
+        self.sequence += 1
+        return self.sequence
+
+    def _to_ready(self, task: ModelTask) -> None:
+        task.to(rank=(task.spec.priority, self._next()))
+
+    def _count(self, name: str) -> None:
+        self.totals[name] = self.totals.get(name, 0) + 1
+
+    def _promote(self, now_ms: int, limit: int) -> int:
+        due = self.all(lambda task: task.due_ms is not None and task.due_ms <= now_ms)
+        due.sort(key=lambda task: ((task.due_ms or 0) + _DUE_ORDER[task.spec.priority], task.ulid))
+        for task in due[:limit]:
+            self._to_ready(task)
+        return len(due[:limit])
+
+    def _let_go(self, task: ModelTask) -> None:
+        key = task.keyed
+        if key is not None and self.unique.get(key, ("",))[0] == task.id:
+            del self.unique[key]
+
+    def _tell_end(self, task: ModelTask) -> None:
+        for gateway, task_id in sorted(self.watchers):
+            if task_id == task.id:
+                self.watchers.discard((gateway, task_id))
+                if gateway in self.heard:
+                    self.published.append((gateway, f"final {{default:{self.job_type}}}{task.ulid}"))
+
+    def _finish(
+        self, now_ms: int, task: ModelTask, status: str, *, result: bytes | None = None, error: bytes | None = None,
+        code: str = "",
+    ) -> None:  # fmt: skip
+        spec, lease = task.spec, task.lease
+        retention_ms = spec.failed_retention_ms if status == "failed" else spec.retention_ms
+        until_ms = now_ms + max(retention_ms, MIN_RECORD_TTL_MS)
+        # A report is answered again as it was; what a script ended itself, nobody reported.
+        ending = Ending(_SETTLED[status], "", task.attempts, "", 0, now_ms, code, result, error, until_ms)
+        if lease is not None:
+            ending.token = "" if code else lease.token
+            ending.attempt, ending.worker_id, ending.started_at_ms = lease.attempt, lease.worker_id, lease.started_at_ms
+        task.to(ending=ending)
+        task.attempts, task.expires_at_ms = 0, None
+        self._let_go(task)
+        self._tell_end(task)
+        self._count(status)
+
+    def _ring(self, now_ms: int, ready: int, gateway: str) -> None:
+        while ready > 0 and self.registered:
+            longest = min(self.registered, key=lambda name: (self.registered[name].waits_since_ms, name))
+            one = self.registered.pop(longest)
+            if one.polls == 0 or now_ms - one.at_ms >= REGISTRATION_MS:
+                continue
+            share = min(one.polls, ready)
+            if longest == gateway:
+                self.mine += share
+            elif longest in self.heard:
+                self.published.append((longest, f"ready {share} {{default:{self.job_type}}}"))
+            else:
+                continue
+            ready -= share
+
+    def _held(self, task_id: str, token: str, now_ms: int) -> tuple[ModelTask, HeldLease] | None:
+        task = self.tasks.get(task_id)
+        if task is None or task.lease is None or task.lease.token != token or now_ms > task.lease.ends_at_ms:
+            return None
+        return task, task.lease
+
+    def _refuse(self, task_id: str, now_ms: int) -> Outcome:
+        return ("refused", "LeaseLost" if self.stored(task_id, now_ms) else "TaskNotFound")
+
+    def _replay(self, task_id: str, token: str, now_ms: int, verb: str, *known: str) -> Outcome:
+        """What a token that holds nothing may still hear: the answer that this verb got."""
+        task = self.stored(task_id, now_ms)
+        if task is not None:
+            ending = task.ending
+            if ending is not None and ending.token == token and ending.status.value in known:
+                return ending.status.value, 0, ending.worker_id
+            if task.last is not None and task.last[:2] == (verb, token) and task.last[2] in known:
+                return task.last[2:]
+        return None
+
+    # Verbs.
+
+    def enqueue(
+        self, now_ms: int, gateway: str, calls: Sequence[tuple[Sequence[tuple[str, TaskSpec]], bool]]
+    ) -> list[list[Outcome]]:
+        """Store tasks. calls: (name and spec of each, whether all or none), as requests that share one call."""
+        verdicts: list[list[Outcome]] = []
+        plans: list[tuple[str, ModelTask | str, str, TaskSpec]] = []
+        given: dict[str, str] = {}
+        taken = self.depth()
+        for items, atomic in calls:
+            outcomes: list[Outcome] = []
+            for group in [items] if atomic else [[item] for item in items]:
+                trial, planned, answers, room = dict(given), [], [], 0
+                for ulid, spec in group:
+                    task_id = f"{self.job_type}~{ulid}"
+                    known, unique = self.stored(task_id, now_ms), spec.unique
+                    held: str | None = None
+                    if unique is not None and known is None:
+                        holder = self.holder(unique.key, now_ms)
+                        held = trial.get(unique.key) or (holder.id if holder is not None else None)
+                    if held is not None and unique is not None:
+                        holder = self.tasks.get(held)
+                        if unique.on_conflict == "replace" and (holder is None or holder.waits):
+                            answers.append(("held", held))
+                            planned.append(("replace", held, ulid, spec))
+                        else:
+                            answers.append(
+                                ("held", held) if unique.on_conflict == "return" else ("refused", "UniqueConflict")
+                            )
+                        continue
+                    due_ms = spec.run_at_ms or now_ms + spec.delay_ms
+                    status = Status.SCHEDULED if due_ms > now_ms else Status.PENDING
+                    answers.append(("stored", task_id, status))
+                    if known is None:
+                        room += 1
+                        planned.append(("store", task_id, ulid, spec))
+                        if unique is not None:
+                            trial[unique.key] = task_id
+                    else:
+                        planned.append(("known", task_id, ulid, spec))
+                if len(group) > 1 and ("refused", "UniqueConflict") in answers:
+                    answers = [one if one[0] == "refused" else ("refused", "BatchRefused") for one in answers]
+                elif room and taken + room > self.limit:
+                    answers = [
+                        one if len(group) == 1 and one[0] != "stored" else ("refused", "QueueFull") for one in answers
+                    ]
+                else:
+                    taken, given = taken + room, trial
+                    plans += planned
+                outcomes += answers
+            verdicts.append(outcomes)
+        if not plans:
+            return verdicts
+        self._promote(now_ms, ENQUEUE_PROMOTES)
+        ready = 0
+        for what, task_id, ulid, spec in plans:
+            if what == "known":
+                continue
+            assert isinstance(task_id, str)
+            due_ms = spec.run_at_ms or now_ms + spec.delay_ms
+            if what == "store":
+                task = self.tasks[task_id] = ModelTask(task_id, ulid, normal(spec), now_ms)
+            else:
+                task = self.tasks[task_id]
+                # It has one attempt more at least.
+                max_attempts = max(spec.max_attempts, task.attempts + 1)
+                task.spec = msgspec.structs.replace(normal(spec), max_attempts=max_attempts)
+                task.told_due_ms = max(due_ms, now_ms)
+            task.expires_at_ms = now_ms + spec.expires_in_ms if spec.expires_in_ms else None
+            if spec.unique is not None:
+                until_ms = now_ms + spec.unique.for_ms if spec.unique.for_ms else None
+                self.unique[spec.unique.key] = (task_id, until_ms)
+            if due_ms > now_ms:
+                task.to(due_ms=due_ms)
+            else:
+                self._to_ready(task)
+                ready += 1
+            self._count("enqueued" if what == "store" else "replaced")
+        self._ring(now_ms, ready, gateway)
+        return verdicts
+
+    def claim(
+        self, now_ms: int, gateway: str, claims: Sequence[Claim], stays: bool, others: int, waited_ms: int
+    ) -> Outcome:
+        """Hand out ready tasks. Answers per poll its tasks, how many are left, whether the gateway is registered."""
+        self._promote(now_ms, min(sum(claim.max for claim in claims) + CLAIM_PROMOTES, 1000))
+        unserved, given = others, []
+        for claim in claims:
+            name = (claim.worker_id, claim.poll_id)
+            tasks = self._recall(now_ms, name) if claim.poll_id else []
+            if not tasks:
+                tasks = self._take(now_ms, claim)
+                if claim.poll_id and tasks:
+                    longest_ms = max(one[2] for one in tasks)
+                    leases = [(one[0], one[1]) for one in tasks]
+                    self.polls[name] = GivenToPoll(leases, now_ms + longest_ms + POLL_SPARE_MS)
+            if not tasks and stays:
+                unserved += 1
+            given.append(tasks)
+        left = len(self.ready())
+        registers = unserved > 0 and left == 0
+        if registers:
+            self.registered[gateway] = Registration(now_ms - waited_ms, unserved, now_ms)
+            self.registered_until_ms = now_ms + REGISTRATION_MS
+        return given, left, registers
+
+    def _recall(self, now_ms: int, name: tuple[str, str]) -> list[Outcome]:
+        poll, tasks = self.polls.get(name), []
+        for task_id, token in poll.leases if poll is not None else ():
+            held = self._held(task_id, token, now_ms)
+            if held is not None:
+                tasks.append((task_id, token, held[1].ends_at_ms - now_ms, held[1].attempt))
+        if poll is not None and tasks:
+            poll.recalled = True
+        return tasks
+
+    def _take(self, now_ms: int, claim: Claim) -> list[Outcome]:
+        tasks: list[Outcome] = []
+        for task in self.ready():
+            if len(tasks) == claim.max:
+                break
+            if task.expires_at_ms is not None and task.expires_at_ms <= now_ms:
+                self._finish(now_ms, task, "failed", error=words("expired", "not started in time"), code="expired")
+                continue
+            task.expires_at_ms = None
+            spec = task.spec
+            if spec.unique is not None and spec.unique.until == "started":
+                self._let_go(task)
+            task.attempts += 1
+            lease_ms = claim.lease_ms or spec.lease_ms
+            deadline_ms = now_ms + spec.timeout_ms if spec.timeout_ms else 0
+            ends_at_ms = min(now_ms + lease_ms, deadline_ms or now_ms + lease_ms)
+            token = f"{claim.seed}.{len(tasks)}" if tasks else claim.seed
+            assert task.rank is not None
+            task.to(
+                lease=HeldLease(
+                    token, claim.worker_id, now_ms, lease_ms, task.rank, task.attempts, deadline_ms, ends_at_ms
+                )
+            )
+            tasks.append((task.id, token, ends_at_ms - now_ms, task.attempts))
+        return tasks
+
+    def heartbeat(self, now_ms: int, reports: Sequence[tuple[str, str, int, bytes, Sequence[str]]]) -> list[Outcome]:
+        """Keep leases. reports: id, token, lease_ms (0: as before), progress, lines."""
+        outcomes: list[Outcome] = []
+        for task_id, token, lease_ms, progress, lines in reports:
+            held = self._held(task_id, token, now_ms)
+            if held is None:
+                outcomes.append(self._refuse(task_id, now_ms))
+                continue
+            task, lease = held
+            lease.lease_ms = lease_ms or lease.lease_ms
+            lease.ends_at_ms = min(now_ms + lease.lease_ms, lease.deadline_ms or now_ms + lease.lease_ms)
+            task.progress = progress or task.progress
+            task.log = (task.log + [LogLine(now_ms, lease.attempt, line) for line in lines])[-LOG_LINES:]
+            outcomes.append(Kept(lease.ends_at_ms - now_ms, lease.cancel_requested, lease.worker_id))
+        return outcomes
+
+    def complete(self, now_ms: int, reports: Sequence[tuple[str, str, bytes]]) -> list[Outcome]:
+        """End leased tasks well. reports: id, token, result."""
+        outcomes: list[Outcome] = []
+        for task_id, token, result in reports:
+            held = self._held(task_id, token, now_ms)
+            if held is not None:
+                outcomes.append(Reported(Status.COMPLETED, held[1].worker_id))
+                self._finish(now_ms, held[0], "completed", result=result)
+                continue
+            again = self._replay(task_id, token, now_ms, "complete", "completed")
+            outcomes.append(Reported(Status.COMPLETED, again[2]) if again else self._refuse(task_id, now_ms))
+        return outcomes
+
+    def fail(
+        self, now_ms: int, gateway: str, reports: Sequence[tuple[str, str, bytes, bytes, bool, int | None]]
+    ) -> list[Outcome]:
+        """End attempts badly. reports: id, token, error, brief error, retryable, retry_in_ms (None: its own rule)."""
+        outcomes: list[Outcome] = []
+        ready = 0
+        for task_id, token, error, brief, retryable, retry_in_ms in reports:
+            held = self._held(task_id, token, now_ms)
+            if held is None:
+                again = self._replay(task_id, token, now_ms, "fail", "retrying", "failed", "cancelled")
+                outcomes.append(
+                    Reported(Status(again[0]), again[2], again[1]) if again else self._refuse(task_id, now_ms)
+                )
+                continue
+            task, lease = held
+            if lease.cancel_requested or not retryable or lease.attempt >= task.spec.max_attempts:
+                status = "cancelled" if lease.cancel_requested else "failed"
+                self._finish(now_ms, task, status, error=error)
+                outcomes.append(Reported(Status(status), lease.worker_id))
+                continue
+            delay_ms = retries.delay_ms(task.spec.retry, lease.attempt) if retry_in_ms is None else retry_in_ms
+            self._remember(task, lease, now_ms, "failed", brief)
+            task.error, task.last = error, ("fail", token, "retrying", now_ms + delay_ms, lease.worker_id)
+            if delay_ms:
+                task.to(due_ms=now_ms + delay_ms)
+            else:
+                self._to_ready(task)
+                ready += 1
+            self._count("retried")
+            outcomes.append(Reported(Status.RETRYING, lease.worker_id, now_ms + delay_ms))
+        self._ring(now_ms, ready, gateway)
+        return outcomes
+
+    def _remember(self, task: ModelTask, lease: HeldLease, now_ms: int, outcome: str, error: bytes | None) -> None:
+        line = Attempt(lease.attempt, lease.worker_id, lease.started_at_ms, now_ms, outcome, error)
+        task.history[lease.attempt, lease.started_at_ms] = line
+
+    def release(
+        self, now_ms: int, gateway: str, reports: Sequence[tuple[str, str, int, bool, tuple[str, str] | None]]
+    ) -> list[Outcome]:
+        """Give leased tasks back. reports: id, token, delay_ms, front, the poll whose reply was lost."""
+        outcomes: list[Outcome] = []
+        ready = 0
+        for task_id, token, delay_ms, front, poll in reports:
+            held = self._held(task_id, token, now_ms)
+            if held is None:
+                known = ("pending", "scheduled", "retrying", "cancelled")
+                again = self._replay(task_id, token, now_ms, "release", *known)
+                outcomes.append(Reported(Status(again[0]), "", again[1]) if again else self._refuse(task_id, now_ms))
+                continue
+            task, lease = held
+            if poll is not None and poll in self.polls and self.polls[poll].recalled:
+                outcomes.append(Reported(Status.PROCESSING))
+                continue
+            if lease.cancel_requested:
+                self._finish(now_ms, task, "cancelled", error=words("cancelled", "cancelled while it was processed"))
+                outcomes.append(Reported(Status.CANCELLED))
+                continue
+            word, due_ms = "pending", 0
+            task.attempts = lease.attempt - 1
+            if delay_ms:
+                word, due_ms = "retrying" if task.attempts else "scheduled", now_ms + delay_ms
+                task.to(due_ms=due_ms)
+            elif front:
+                task.to(rank=lease.rank)
+            else:
+                self._to_ready(task)
+            ready += not delay_ms
+            if not front:
+                task.last = ("release", token, word, due_ms, lease.worker_id)
+            self._count("released")
+            outcomes.append(Reported(Status(word), "", due_ms))
+        self._ring(now_ms, ready, gateway)
+        return outcomes
+
+    def expire(self, now_ms: int, gateway: str, limit: int) -> Swept:
+        """Sweep: lapsed leases, tasks not started in time, due ones, ended retention; `limit` of each."""
+        lapsed = timed_out = ready = 0
+        ended = self.all(lambda task: task.lease is not None and task.lease.ends_at_ms < now_ms)
+        ended.sort(key=lambda task: (task.lease.ends_at_ms if task.lease else 0, task.ulid))
+        for task in ended[:limit]:
+            lease = task.lease
+            assert lease is not None
+            kind, outcome, message = "lease_lapsed", "lapsed", "the worker fell silent: its lease ran out"
+            if lease.deadline_ms and lease.deadline_ms <= now_ms:
+                kind, outcome, message = "timeout", "timeout", "the attempt took longer than timeout_seconds"
+            timed_out, lapsed = timed_out + (kind == "timeout"), lapsed + (kind != "timeout")
+            if lease.cancel_requested or lease.attempt >= task.spec.max_attempts:
+                status = "cancelled" if lease.cancel_requested else "failed"
+                self._finish(now_ms, task, status, error=words(kind, message), code=outcome)
+            else:
+                self._remember(task, lease, now_ms, outcome, words(kind, message))
+                task.error = words(kind, message)
+                self._to_ready(task)
+                ready += 1
+            self._count("timeouts" if kind == "timeout" else "lapsed")
+        late = self.all(lambda task: task.expires_at_ms is not None and task.expires_at_ms <= now_ms)
+        late.sort(key=lambda task: (task.expires_at_ms or 0, task.ulid))
+        for task in late[:limit]:
+            self._finish(now_ms, task, "failed", error=words("expired", "not started in time"), code="expired")
+        promoted = self._promote(now_ms, limit)
+        old = self.all(lambda task: task.ending is not None and task.ending.record_until_ms <= now_ms)
+        letters = {Status.COMPLETED: "c", Status.FAILED: "f", Status.CANCELLED: "x"}
+        old.sort(key=lambda task: (task.ending.record_until_ms, letters[task.ending.status], task.ulid))  # type: ignore[union-attr]
+        for task in old[:limit]:
+            del self.tasks[task.id]
+        self._ring(now_ms, ready + promoted, gateway)
+        alarm_ms = min(self.moments(), default=0)
+        return Swept(alarm_ms, lapsed, timed_out, len(late[:limit]), promoted, len(old[:limit]))
+
+    def moments(self, *, retention: bool = True) -> list[int]:
+        """When the queue needs a sweep (unix ms), one for each cause."""
+        found = []
+        for task in self.tasks.values():
+            found += [at for at in (task.due_ms, task.expires_at_ms) if at is not None]
+            if task.lease is not None:
+                found.append(task.lease.ends_at_ms + 1)
+            if task.ending is not None and retention:
+                found.append(task.ending.record_until_ms)
+        return found
+
+    def cancel(self, now_ms: int, task_ids: Sequence[str]) -> list[Outcome]:
+        """Cancel waiting tasks; ask the workers of others."""
+        outcomes: list[Outcome] = []
+        for task_id in task_ids:
+            task = self.stored(task_id, now_ms)
+            if task is None:
+                outcomes.append(("refused", "TaskNotFound"))
+            elif task.ending is not None:
+                outcomes.append(("refused", "AlreadyFinished"))
+            elif task.lease is not None:
+                task.lease.cancel_requested = True
+                outcomes.append(False)
+            else:
+                self._finish(now_ms, task, "cancelled", error=words("cancelled", "cancelled before it started"))
+                outcomes.append(True)
+        return outcomes
+
+    def retry(self, now_ms: int, gateway: str, task_ids: Sequence[str]) -> list[Outcome]:
+        """Send failed and cancelled tasks back with fresh attempts."""
+        outcomes: list[Outcome] = []
+        ready = 0
+        for task_id in task_ids:
+            task = self.stored(task_id, now_ms)
+            ending = task.ending if task is not None else None
+            if task is None:
+                outcomes.append(("refused", "TaskNotFound"))
+            elif ending is None:
+                outcomes.append(("refused", "NotFinished"))
+            elif ending.status is Status.COMPLETED:
+                outcomes.append(("refused", "AlreadyFinished"))
+            elif self.depth() >= self.limit:
+                outcomes.append(("refused", "QueueFull"))
+            elif task.keyed is not None and self.holder(task.keyed, now_ms) is not None:
+                outcomes.append(("refused", "UniqueConflict"))
+            else:
+                if ending.started_at_ms:
+                    line = Attempt(
+                        ending.attempt, ending.worker_id, ending.started_at_ms, ending.finished_at_ms,
+                        ending.code or ending.status.value,
+                    )  # fmt: skip
+                    task.history[ending.attempt, ending.started_at_ms] = line
+                task.progress = task.error = task.last = None
+                task.told_due_ms = now_ms
+                if task.keyed is not None:
+                    self.unique[task.keyed] = (task.id, None)
+                self._to_ready(task)
+                ready += 1
+                self._count("redriven")
+                outcomes.append(None)
+        self._ring(now_ms, ready, gateway)
+        return outcomes
+
+    def patch(
+        self, now_ms: int, gateway: str, task_id: str, changes: dict[str, Any], due: bytes | int | None
+    ) -> Outcome:
+        """Change a waiting task. due: b"+<ms>" from now, b"0" now, unix ms, or None as it is."""
+        task = self.stored(task_id, now_ms)
+        if task is None:
+            return ("refused", "TaskNotFound")
+        if not task.waits:
+            return ("refused", "AlreadyFinished" if task.ending else "AlreadyStarted")
+        moved = changes.get("priority", task.spec.priority) != task.spec.priority
+        task.spec = msgspec.structs.replace(task.spec, **changes)
+        due_ms = task.due_ms or 0
+        if due is not None:
+            due_ms = now_ms + int(due) if isinstance(due, bytes) and due[:1] == b"+" else int(due)
+            due_ms = due_ms if due_ms > now_ms else 0
+            task.told_due_ms = max(due_ms, now_ms)
+        if due_ms:
+            task.to(due_ms=due_ms)
+        elif task.due_ms is not None or moved:
+            self._to_ready(task)
+            self._ring(now_ms, 1, gateway)
+        return None
+
+    def delete(self, now_ms: int, task_ids: Sequence[str]) -> list[Outcome]:
+        """Forget waiting and final tasks."""
+        outcomes: list[Outcome] = []
+        for task_id in task_ids:
+            task = self.stored(task_id, now_ms)
+            if task is None:
+                outcomes.append(("refused", "TaskNotFound"))
+            elif task.lease is not None:
+                outcomes.append(("refused", "AlreadyStarted"))
+            else:
+                if task.waits:
+                    self._let_go(task)
+                del self.tasks[task_id]
+                self._tell_end(task)
+                self._count("deleted")
+                outcomes.append(None)
+        return outcomes
+
+    def watch(self, now_ms: int, gateway: str, task_id: str, ttl_ms: int) -> bool:
+        """Note who waits for a task's end. True: it is over."""
+        task = self.tasks.get(task_id)
+        if task is None or task.ending is not None:
+            return True
+        self.watchers.add((gateway, task_id))
+        self.watched_until_ms = max(self.watched_until_ms, now_ms + ttl_ms)
+        return False
+
+    def ring(self, now_ms: int, gateway: str) -> None:
+        """Pass a ring on."""
+        self.registered.pop(gateway, None)
+        self._ring(now_ms, len(self.ready()), gateway)
+
+    # Reads.
+
+    def read(self, task_id: str, now_ms: int) -> Task | None:
+        """A task as clients see it."""
+        task = self.stored(task_id, now_ms)
+        if task is None:
+            return None
+        spec, ending, lease = task.spec, task.ending, task.lease
+        due_ms = task.told_due_ms
+        if due_ms is None:
+            due_ms = max(spec.run_at_ms, task.created_at_ms) if spec.run_at_ms else task.created_at_ms + spec.delay_ms
+        history = sorted(task.history.values(), key=lambda one: (one.started_at_ms, one.attempt))
+        status = task.status(now_ms)
+        common: dict[str, Any] = {
+            "id": task.id, "status": status, "spec": spec, "created_at_ms": task.created_at_ms, "run_at_ms": due_ms,
+            "progress": task.progress, "log": tuple(task.log),
+        }  # fmt: skip
+        if ending is not None:
+            if ending.started_at_ms:
+                outcome = ending.code or ending.status.value
+                history.append(
+                    Attempt(
+                        ending.attempt, ending.worker_id, ending.started_at_ms, ending.finished_at_ms, outcome,
+                        ending.error,
+                    )
+                )  # fmt: skip
+                history.sort(key=lambda one: (one.started_at_ms, one.attempt))
+            retention_ms = spec.failed_retention_ms if status is Status.FAILED else spec.retention_ms
+            gone_at_ms = ending.finished_at_ms + retention_ms
+            if gone_at_ms <= now_ms:
+                return None
+            return Task(
+                **common, started_at_ms=ending.started_at_ms, finished_at_ms=ending.finished_at_ms,
+                attempt=ending.attempt, worker_id=ending.worker_id or None, result=ending.result, error=ending.error,
+                attempts=tuple(history), gone_at_ms=gone_at_ms,
+            )  # fmt: skip
+        if lease is not None:
+            return Task(
+                **common, started_at_ms=lease.started_at_ms, attempt=task.attempts, worker_id=lease.worker_id,
+                error=task.error, cancel_requested=lease.cancel_requested, attempts=tuple(history),
+            )  # fmt: skip
+        if task.due_ms is not None:
+            common["run_at_ms"] = task.due_ms
+        started_at_ms = history[-1].started_at_ms if history else 0
+        return Task(
+            **common, started_at_ms=started_at_ms, attempt=task.attempts, error=task.error, attempts=tuple(history)
+        )
+
+    def stats(self, now_ms: int) -> QueueStats:
+        """Counts of this moment."""
+        ready = self.ready()
+        overdue = [task.due_ms for task in self.tasks.values() if task.due_ms is not None and task.due_ms <= now_ms]
+        firsts: dict[int, ModelTask] = {}
+        for task in ready:
+            firsts.setdefault(task.spec.priority, task)
+        oldest_ms = min([task.created_at_ms for task in firsts.values()] + overdue, default=now_ms)
+        ended = [task.ending.status for task in self.tasks.values() if task.ending is not None]
+        return QueueStats(
+            len(ready) + len(overdue), self.depth() - len(ready) - len(overdue), len(self.all(lambda one: one.lease)),
+            *(ended.count(status) for status in _SETTLED.values()), now_ms - oldest_ms, self.totals,
+        )  # fmt: skip
