@@ -44,6 +44,7 @@ class HeldLease:
     deadline_ms: int
     ends_at_ms: int
     cancel_requested: bool = False
+    spoke: bool = False
 
 
 @dataclass
@@ -448,6 +449,7 @@ class QueueModel:
             lease.lease_ms = lease_ms or lease.lease_ms
             lease.ends_at_ms = min(now_ms + lease.lease_ms, lease.deadline_ms or now_ms + lease.lease_ms)
             task.progress = progress or task.progress
+            lease.spoke = lease.spoke or bool(progress or lines)
             task.log = (task.log + [LogLine(now_ms, lease.attempt, line) for line in lines])[-LOG_LINES:]
             outcomes.append(Kept(lease.ends_at_ms - now_ms, lease.cancel_requested, lease.worker_id))
         return outcomes
@@ -533,7 +535,7 @@ class QueueModel:
             else:
                 self._to_ready(task)
             ready += not delay_ms
-            if not front:
+            if not front or lease.spoke:
                 task.last = ("release", token, word, due_ms, lease.worker_id)
             self._count("released")
             outcomes.append(Reported(Status(word), "", due_ms))

@@ -36,7 +36,8 @@ for i = 0, reports - 1 do
       end
       redis.call('DEL', PROGRESS .. id)
       if lease[ATTEMPT] > 1 then redis.call('DECR', RETRY .. id) else redis.call('DEL', RETRY .. id) end
-      if ARGV[base + 3] ~= 'front' then
+      -- What it logged goes when its trail goes, so there must be one.
+      if ARGV[base + 3] ~= 'front' or lease[TRAILED] then
         redis.call('HSET', TRAIL .. entry_of(id, body), 'last',
           cmsgpack.pack({ token, word, due, lease[WORKER], 'release' }))
       end
