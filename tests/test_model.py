@@ -197,13 +197,15 @@ _BROKEN = {
     "no token is compared": ("", "or lease[TOKEN] ~= token then", "then", "complete"),
     "no lease ever ends": ("", "if now > lease[ENDS] then", "if false then", ""),
     "attempts are not counted": ("claim", "redis.pcall('INCR', RETRY .. id)", "1", ""),
-    "tasks are due a second early": ("", "exclusive(math.min(now + 1, LEASED)), 'WITHSCORES'",
-                                     "exclusive(math.min(now + 1001, LEASED)), 'WITHSCORES'", ""),
+    "tasks are due a second early": (
+        "", "local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1,",
+        "local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1001,", "",
+    ),
     "priorities are not kept": ("", "return priority * PRIORITY_WIDTH +", "return PRIORITY_WIDTH +", ""),
     "a finished task keeps its key": ("", "  release_unique(id, options)\n  -- A first", "  -- A first", ""),
     "a released attempt counts": ("release", "redis.call('DECR', RETRY .. id)", "redis.call('GET', RETRY .. id)",
                                   "release"),
-    "a deleted task leaves its history": ("delete", "RETRY .. id, TRAIL .. entry,", "RETRY .. id,", "delete"),
+    "a deleted task leaves its history": ("", "RETRY .. id, TRAIL .. entry,", "RETRY .. id,", "delete"),
     "the bound is not kept": ("enqueue", "taken + room <= limit", "taken <= limit", ""),
 }  # fmt: skip
 
@@ -220,7 +222,7 @@ def test_a_broken_store_is_noticed(make_bench: Callable[..., Bench], name: str) 
         return source.replace(stands, instead)
 
     bench = make_bench(change)
-    assert all(changed), f"the scripts no longer say {stands!r}: break them in another way"
+    assert any(changed), f"the scripts no longer say {stands!r}: break them in another way"
 
     def runs() -> None:
         if walked:

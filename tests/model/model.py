@@ -15,7 +15,6 @@ import msgspec
 
 from gateway import retries
 from gateway.store.calls import Claim, Kept, Reported, Swept
-from gateway.store.inspector import QueueStats
 from gateway.tasks import Attempt, LogLine, Status, Task, TaskSpec, Unique
 
 MIN_RECORD_TTL_MS = 10_000
@@ -743,8 +742,8 @@ class QueueModel:
             **common, started_at_ms=started_at_ms, attempt=task.attempts, error=task.error, attempts=tuple(history)
         )
 
-    def stats(self, now_ms: int) -> QueueStats:
-        """Counts of this moment."""
+    def stats(self, now_ms: int) -> dict[str, Any]:
+        """Counts of this moment, by the names of QueueStats."""
         ready = self.ready()
         overdue = [task.due_ms for task in self.tasks.values() if task.due_ms is not None and task.due_ms <= now_ms]
         firsts: dict[int, ModelTask] = {}
@@ -752,7 +751,11 @@ class QueueModel:
             firsts.setdefault(task.spec.priority, task)
         oldest_ms = min([task.created_at_ms for task in firsts.values()] + overdue, default=now_ms)
         ended = [task.ending.status for task in self.tasks.values() if task.ending is not None]
-        return QueueStats(
-            len(ready) + len(overdue), self.depth() - len(ready) - len(overdue), len(self.all(lambda one: one.lease)),
-            *(ended.count(status) for status in _SETTLED.values()), now_ms - oldest_ms, self.totals,
-        )  # fmt: skip
+        return {
+            "ready": len(ready) + len(overdue),
+            "due": self.depth() - len(ready) - len(overdue),
+            "leased": len(self.all(lambda one: one.lease)),
+            **{name: ended.count(status) for name, status in _SETTLED.items()},
+            "oldest_ms": now_ms - oldest_ms,
+            "totals": self.totals,
+        }
