@@ -58,7 +58,7 @@ TRANSITIONS: dict[str, dict[Status, frozenset[Status]]] = {
         Status.PROCESSING: frozenset({Status.PENDING, Status.FAILED, Status.CANCELLED}),
         Status.SCHEDULED: frozenset({Status.FAILED, Status.PENDING}),
         Status.PENDING: frozenset({Status.FAILED}),
-        Status.RETRYING: frozenset({Status.PENDING}),
+        Status.RETRYING: frozenset({Status.PENDING, Status.FAILED}),
     },
     "cancel": {
         **{state: frozenset({Status.CANCELLED}) for state in _WAITING},

@@ -8,8 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.errors import Refusal
+from gateway.store.calls import Held
 from gateway.store.records import READY_END
-from gateway.tasks import FINAL, TRANSITIONS, LeasedTask, Status, is_final
+from gateway.tasks import FINAL, TRANSITIONS, LeasedTask, Status, TaskSpec, Unique, is_final
 from tests import lives
 from tests.harness import Clock, Store
 
@@ -107,6 +108,11 @@ async def _second_attempt(life: Life) -> None:
     await life.claim()
 
 
+async def _replace_by_one_that_expires(life: Life) -> None:
+    spec = TaskSpec("demo", unique=Unique("k", on_conflict="replace"), delay_ms=2 * _DELAY_MS, expires_in_ms=1000)
+    assert await life.store.tasks.enqueue(lives.QUEUE, [spec]) == [Held(life.id)]
+
+
 async def _promote(life: Life) -> None:
     # A claim that takes nothing moves due tasks on, and does nothing else.
     await lives.take(life.store, max=0)
@@ -177,7 +183,9 @@ WAYS: dict[tuple[Status, str], list[tuple[dict[str, object], list[Step]]]] = {
     ],
     (Status.SCHEDULED, "expire"): [({}, [_after_the_delay]), ({"expires_in_ms": 1000}, [_after_the_delay])],
     (Status.PENDING, "expire"): [({"expires_in_ms": 1000}, [_after_the_delay])],
-    (Status.RETRYING, "expire"): [({}, [_after_the_delay])],
+    (Status.RETRYING, "expire"): [
+        ({}, [_after_the_delay]), ({"unique": Unique("k")}, [_replace_by_one_that_expires, _after_the_delay]),
+    ],
 }  # fmt: skip
 
 
