@@ -10,7 +10,8 @@ import msgspec
 from gateway.store import arq_format
 from gateway.tasks import FINAL, TRANSITIONS, Status
 from tests.model.contents import Key
-from tests.model.model import ModelTask, QueueModel
+from tests.model.model import QueueModel
+from tests.model.states import ModelTask
 
 READY_END, LEASED = 2**40, 2**50
 _FRACTION = {0: 0.25, 1: 0.5, 2: 0.0, 3: 0.75}
