@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +145,11 @@ def _scaling(found: Found) -> str:
 
 def _goals(found: Found) -> str:
     """The goals that name a peer, each ratio taken within its round."""
-    arq = [
-        max(pair)
-        for pair in zip(_rounds(found, "arq", "process"), _rounds(found, "arq, tuned", "process"), strict=False)
-    ]
+    arq = _paired(max, _rounds(found, "arq", "process"), _rounds(found, "arq, tuned", "process"))
     bullmq = _rounds(found, "BullMQ", "process")
     one, batched = _rounds(found, GATEWAY, "process"), _rounds(found, _BATCHED, "process")
     stored = _rounds(found, GATEWAY, "enqueue_100")
-    whole = [1 / (1 / first + 1 / second) for first, second in zip(stored, batched, strict=False)]
+    whole = _paired(lambda storing, working: 1 / (1 / storing + 1 / working), stored, batched)
     latency = [sample["latency_ms"] for sample in _samples(found, GATEWAY, "latency", "always")]
     lines = [
         ("one task per request, `next`, against the better arq", _ratios(one, arq), "at least", 8),
@@ -210,12 +208,23 @@ def _values(found: Found, name: str, measure: str, durability: str) -> list[floa
     return [sample["per_second"] for sample in _samples(found, name, measure, durability)]
 
 
-def _rounds(found: Found, name: str, measure: str) -> list[float]:
-    return _values(found, name, measure, "always")
+def _rounds(found: Found, name: str, measure: str) -> dict[int, float]:
+    return {sample["round"]: sample["per_second"] for sample in _samples(found, name, measure, "always")}
+
+
+def _paired(
+    combine: Callable[[float, float], float], one: dict[int, float], other: dict[int, float]
+) -> dict[int, float]:
+    """Of the rounds in which both were measured."""
+    return {number: combine(one[number], other[number]) for number in one.keys() & other.keys()}
+
+
+def _ratios(upper: dict[int, float], lower: dict[int, float]) -> list[float]:
+    return list(_paired(operator.truediv, upper, lower).values())
 
 
 def _medians(found: Found, measure: str) -> dict[str, float]:
-    values = {name: _rounds(found, name, measure) for name in _contenders(found)}
+    values = {name: _values(found, name, measure, "always") for name in _contenders(found)}
     return {name: statistics.median(each) for name, each in values.items() if each}
 
 
@@ -245,10 +254,6 @@ def _names(found: Found, measure: str, durability: str) -> set[str]:
     return {
         each["contender"] for each in found["samples"] if (each["measure"], each["durability"]) == (measure, durability)
     }
-
-
-def _ratios(upper: list[float], lower: list[float]) -> list[float]:
-    return [one / other for one, other in zip(upper, lower, strict=False)]
 
 
 def _spread(values: list[float]) -> str:
