@@ -277,6 +277,15 @@ async def test_a_flood_of_calls_survives_script_flushes_and_does_each_once(store
     assert stats.totals == {"enqueued": 300, "completed": 300}
 
 
+async def test_a_repeated_enqueue_tells_when_the_task_is_due_as_the_first_did(calls: Calls, clock: Clock) -> None:
+    first = await calls.enqueue(due="+5000")
+    clock.advance(2)
+    assert (await calls.enqueue(due="+5000"))[4:] == first[4:] == [clock.now_ms + 3000]
+    clock.advance(4)
+    await calls.claim()
+    assert (await calls.enqueue(due="+5000"))[4:] == [0]
+
+
 async def test_a_record_of_a_job_is_what_arq_would_write_and_two_pairs_more(calls: Calls, redis: Redis) -> None:
     await calls.enqueue(payload=b'{"a": [1.0]}', title="t")
     job = msgspec.msgpack.decode(await redis.get(f"arq:job:{_ID}"))
