@@ -1,0 +1,68 @@
+"""The checker: a history and what is left in the store, held against every promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from tests.campaign import checks_leases, checks_order, checks_outcomes, checks_replies, checks_store
+from tests.campaign.contents import Contents
+from tests.campaign.history import NO_ANSWER, Fault, Operation
+from tests.campaign.timeline import build
+from tests.campaign.violations import Violation
+
+
+class Verdict(msgspec.Struct):
+    """What the checker found, and how much it had to look at.
+
+    hand_outs: leases that a worker saw; repeated: those after a lapse, a lost reply or a kill, per million;
+    judged_for_order: first hand-outs whose order could be judged.
+    """
+
+    violations: list[Violation]
+    operations: int
+    unanswered: int
+    acknowledged: int
+    hand_outs: int
+    accepted: int
+    repeated_per_million: float
+    judged_for_order: int
+    longest_seconds: float
+    statuses: dict[str, int]
+
+
+def check(
+    operations: list[Operation], faults: list[Fault], contents: Contents, *, gateways: int, queue_size: int
+) -> Verdict:
+    """Hold a history against the invariants."""
+    timeline = build(operations, faults, gateways)
+    ordered, judged = checks_order.check(timeline, contents, queue_size)
+    violations = [
+        *checks_leases.check(timeline),
+        *checks_outcomes.check(timeline, contents),
+        *ordered,
+        *checks_store.check(contents),
+        *checks_replies.check(timeline, contents),
+    ]
+    statuses = Counter(f"{one.op} {one.status or 'none'} {one.reply.get('code', '')}".strip() for one in operations)
+    grants = sum(len(grants) for grants in timeline.grants.values())
+    # A fail or a release asks for another hand-out; what came beyond those is the price of at-least-once.
+    asked_for = sum(
+        any(r.token == grant.token and r.verb != "complete" and r.status == 200 for r in timeline.reports.get(task, ()))
+        for task, given in timeline.grants.items()
+        for grant in given[:-1]
+    )
+    repeated = grants - len(timeline.grants) - asked_for
+    return Verdict(
+        violations=violations,
+        operations=len(operations),
+        unanswered=sum(one.status == NO_ANSWER for one in operations),
+        acknowledged=sum(len(item.ids) for item in timeline.items.values()),
+        hand_outs=grants,
+        accepted=sum(report.status == 200 for reports in timeline.reports.values() for report in reports),
+        repeated_per_million=1e6 * repeated / max(grants, 1),
+        judged_for_order=judged,
+        longest_seconds=max((one.end - one.start for one in operations if one.status), default=0.0),
+        statuses=dict(sorted(statuses.items())),
+    )

@@ -1,0 +1,121 @@
+"""Leases: never two at once, never early, attempts counted, reports fenced by their token."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from tests.campaign.timeline import ROUNDING_SECONDS, Grant, Report, Timeline, effective
+from tests.campaign.violations import Violation
+
+# How long after a poll was given up a gateway may still claim for it.
+_LATE_CLAIM_SECONDS = 10.0
+
+
+def check(timeline: Timeline) -> Iterator[Violation]:
+    """Yield every broken promise about leases."""
+    for task, grants in timeline.grants.items():
+        yield from _double(task, grants)
+        yield from _attempts(timeline, task, grants)
+        yield from _early(timeline, task, grants)
+        for grant in grants:
+            if not grant.at <= grant.answered + ROUNDING_SECONDS:
+                yield Violation("lease from the future", task, f"{grant.at} after {grant.answered}")
+    for task, token in timeline.reused_tokens:
+        yield Violation("token given twice", task, token)
+    for reports in timeline.reports.values():
+        yield from _stale(timeline, reports)
+    for beats in timeline.heartbeats.values():
+        yield from _stale_heartbeats(timeline, beats)
+
+
+def _double(task: str, grants: list[Grant]) -> Iterator[Violation]:
+    held, holder = 0.0, ""
+    for grant in grants:
+        if grant.at < held - ROUNDING_SECONDS:
+            late = f"{held - grant.at:.3f} s before the end of {holder}"
+            yield Violation("two leases at once", task, f"{grant.token} given {late}")
+        if grant.held_until() > held:
+            held, holder = grant.held_until(), grant.token
+
+
+def _attempts(timeline: Timeline, task: str, grants: list[Grant]) -> Iterator[Violation]:
+    sent_back = [retry.start for retry in timeline.retries.get(task, ()) if effective(retry)]
+    for grant in grants:
+        if not 1 <= grant.attempt <= grant.max_attempts:
+            yield Violation("attempt out of bounds", task, f"{grant.attempt} of {grant.max_attempts}")
+    if sent_back:
+        return
+    if grants[0].attempt > 1 and not _lost_poll(timeline, 0, grants[0].at):
+        yield Violation("attempt without a hand-out", task, f"the first hand-out says {grants[0].attempt}")
+    for before, after in itertools.pairwise(grants):
+        least = before.attempt + (before.released > after.at)
+        if after.attempt < least:
+            yield Violation("attempt not counted", task, f"{before.attempt}, then {after.attempt}")
+        if after.attempt > before.attempt + 1 and not _lost_poll(timeline, before.at, after.at):
+            yield Violation("attempt without a hand-out", task, f"{before.attempt}, then {after.attempt}")
+
+
+def _lost_poll(timeline: Timeline, since: float, until: float) -> bool:
+    return any(
+        poll.start < until and poll.end + _LATE_CLAIM_SECONDS > since for poll in timeline.lost_polls
+    )  # fmt: skip
+
+
+def _early(timeline: Timeline, task: str, grants: list[Grant]) -> Iterator[Violation]:
+    item = timeline.made.get(task) or timeline.items.get(grants[0].payload)
+    if item is None or item.asked.get("unique_key"):
+        return  # one that takes its place may come at another time
+    due = item.start + item.asked.get("delay_seconds", 0)
+    if item.created_id == task:
+        due = max(due, item.run_at)
+    if grants[0].at < due - ROUNDING_SECONDS:
+        yield Violation("handed out early", task, f"{due - grants[0].at:.3f} s before it was due")
+    if timeline.retries.get(task):
+        return
+    for report in timeline.reports.get(task, ()):
+        if report.status != 200 or not report.run_at:
+            continue
+        grant = timeline.by_token.get(report.token)
+        for other in grants:
+            if grant is not None and other.at > grant.at and other.at < report.run_at - ROUNDING_SECONDS:
+                early = f"{report.run_at - other.at:.3f} s before it was due again"
+                yield Violation("handed out early", task, f"{other.token} {early}")
+
+
+def _stale(timeline: Timeline, reports: list[Report]) -> Iterator[Violation]:
+    first: dict[tuple[str, str], float] = {}
+    for report in sorted(reports, key=lambda one: one.start):
+        key = (report.token, report.verb)
+        if report.effective():
+            first.setdefault(key, report.start)
+        if report.status == 200:
+            yield from _too_late(timeline, report, first[key])
+
+
+def _stale_heartbeats(timeline: Timeline, beats: list[Report]) -> Iterator[Violation]:
+    grant = timeline.by_token.get(beats[0].token)
+    if grant is None:
+        return
+    ended = min(
+        (report.end for report in timeline.reports.get(grant.task, ())
+         if report.token == grant.token and report.status == 200),
+        default=float("inf"),
+    )  # fmt: skip
+    for beat in beats:
+        if beat.status == 200:
+            yield from _too_late(timeline, beat, beat.start)
+            if beat.start > ended:
+                yield Violation("stale report accepted", grant.task, "a heartbeat after the token's own outcome")
+
+
+def _too_late(timeline: Timeline, report: Report, start: float) -> Iterator[Violation]:
+    grant = timeline.by_token.get(report.token)
+    if grant is None:
+        return
+    if report.verb != "heartbeat" and start > grant.until_most + ROUNDING_SECONDS:
+        late = f"{start - grant.until_most:.3f} s after the end of its lease"
+        yield Violation("stale report accepted", report.task, f"{report.verb} {late}")
+    for other in timeline.grants[report.task]:
+        if other.at > grant.at and start > other.at + ROUNDING_SECONDS:
+            yield Violation("stale report accepted", report.task, f"{report.verb} after {other.token} had the task")

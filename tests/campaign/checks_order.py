@@ -1,0 +1,164 @@
+"""Order and bounds: priority first, FIFO inside one, never more waiting than TASK_QUEUE_SIZE, unique keys unique.
+
+Order is judged only where the times leave no doubt: among tasks of the queue whose tasks are ready at once, at moments
+when no poll without an answer can have held one of them for a while.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from tests.campaign.contents import Contents
+from tests.campaign.history import NO_ANSWER, Fault, Operation
+from tests.campaign.producers import ORDER_QUEUE, PRIORITIES
+from tests.campaign.timeline import ROUNDING_SECONDS, Timeline, effective
+from tests.campaign.violations import Violation
+
+# A gateway puts back what it claimed for a client that is gone; it gives up on Redis after a few seconds.
+_HAND_BACK_SECONDS = 6.0
+
+
+class _First(msgspec.Struct):
+    task: str
+    priority: str
+    asked: float
+    stored: float
+    at: float
+    judged: bool
+
+
+def check(timeline: Timeline, contents: Contents, queue_size: int) -> tuple[list[Violation], int]:
+    """Return every broken promise about order and bounds, and how many hand-outs could be judged for order."""
+    firsts = _first_grants(timeline)
+    doubts = _doubts(timeline)
+    certain = [first for first in firsts if not _within(doubts, first.at)]
+    found = list(_order(firsts, certain))
+    found += _overshoot(timeline, queue_size)
+    found += _unique(timeline, contents)
+    return found, len(certain)
+
+
+def _first_grants(timeline: Timeline) -> list[_First]:
+    firsts = []
+    for item in timeline.items.values():
+        if item.asked["job_type"] != ORDER_QUEUE or not item.created_id:
+            continue
+        grants = timeline.grants.get(item.created_id)
+        if grants:
+            straight = grants[0].attempt == 1 and not (
+                timeline.cancels.get(item.created_id) or timeline.retries.get(item.created_id)
+            )
+            priority = item.asked.get("priority", "normal")
+            firsts.append(_First(item.created_id, priority, item.start, item.end, grants[0].at, straight))
+    return sorted(firsts, key=lambda first: first.at)
+
+
+def _doubts(timeline: Timeline) -> list[tuple[float, float]]:
+    """When a claim whose answer was lost may have taken a task away for a while, its attempt uncounted."""
+    kills: dict[str, list[Fault]] = defaultdict(list)
+    for fault in timeline.faults:
+        if fault.name == "gateway_kill":
+            kills[fault.target].append(fault)
+    spans = []
+    for poll in timeline.lost_polls:
+        # What died with its gateway is not put back: its lease lapses, and the attempt counts. So with a 503.
+        unknown = poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)])
+        if unknown and ORDER_QUEUE in _queues(poll):
+            spans.append((poll.start, poll.end + _HAND_BACK_SECONDS))
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _queues(poll: Operation) -> list[str]:
+    asked = poll.facts.get("next", poll.facts)
+    return asked.get("task_type") or [ORDER_QUEUE]
+
+
+def _killed(poll: Operation, kills: list[Fault]) -> bool:
+    return any(poll.start < kill.until and kill.at <= poll.end <= kill.until + 0.5 for kill in kills)
+
+
+def _within(spans: list[tuple[float, float]], at: float) -> bool:
+    place = bisect.bisect_right(spans, (at, float("inf"))) - 1
+    return place >= 0 and at <= spans[place][1]
+
+
+def _order(firsts: list[_First], certain: list[_First]) -> Iterator[Violation]:
+    """Look for a task that was ready before another one was given out, and yet came after it."""
+    sure = {first.task for first in certain}
+    # Walking back in time: the tasks given out later than the one at hand, by priority, the earliest stored of each.
+    waiting: dict[str, tuple[float, str]] = {}
+    later: list[_First] = []
+    for first in reversed(firsts):
+        while later and later[0].at > first.at + ROUNDING_SECONDS:
+            one = later.pop(0)
+            if one.judged:
+                waiting[one.priority] = min(waiting.get(one.priority, (float("inf"), "")), (one.stored, one.task))
+        if first.task in sure:
+            rank = PRIORITIES.index(first.priority)
+            stored, task = waiting.get(first.priority, (float("inf"), ""))
+            if stored < first.asked:
+                early = f"{first.asked - stored:.3f} s"
+                yield Violation("FIFO broken", first.task, f"before {task}, stored {early} earlier")
+            for priority in PRIORITIES[rank + 1 :]:
+                stored, task = waiting.get(priority, (float("inf"), ""))
+                if stored < first.at - ROUNDING_SECONDS:
+                    yield Violation("priority ignored", first.task, f"{first.priority} before {priority} {task}")
+        later.append(first)
+
+
+def _overshoot(timeline: Timeline, queue_size: int) -> Iterator[Violation]:
+    """Count tasks that were waiting for certain: stored, and not yet given to anyone."""
+    changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for item in timeline.items.values():
+        if not item.created_id or item.asked.get("unique_key") or item.asked.get("expires_in_seconds"):
+            continue
+        grants = timeline.grants.get(item.created_id)
+        leaves = [cancel.start for cancel in timeline.cancels.get(item.created_id, ()) if effective(cancel)]
+        if grants and grants[0].attempt == 1:
+            leaves.append(grants[0].at)
+        elif grants or not leaves:
+            continue
+        if min(leaves) > item.end:
+            changes[item.asked["job_type"]] += [(item.end, 1), (min(leaves), -1)]
+    for poll in timeline.lost_polls:
+        for queue in changes:
+            # It may have taken as many away for a while.
+            most = poll.facts.get("next", poll.facts).get("max", 1)
+            changes[queue] += [(poll.start, -most), (poll.end + _HAND_BACK_SECONDS, most)]
+    for queue, moves in changes.items():
+        waiting = 0
+        for at, change in sorted(moves):
+            waiting += change
+            if waiting > queue_size:
+                yield Violation("queue bound overshot", "", f"{queue}: {waiting} of {queue_size} at {at:.3f}")
+                break
+
+
+def _unique(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
+    by_key: dict[tuple[str, str], list[tuple[float, float, str]]] = defaultdict(list)
+    for stored in contents.tasks.values():
+        item = timeline.items.get(stored.payload)
+        if not stored.unique_key or item is None or timeline.retries.get(stored.id):
+            continue
+        asked = [one.asked for one in (item, timeline.made.get(stored.id)) if one is not None]
+        if any(one.get("unique_until", "finished") != "finished" for one in asked):
+            continue
+        end = stored.finished or float("inf")
+        by_key[stored.job_type, stored.unique_key].append((stored.created, end, stored.id))
+    for (queue, key), spans in by_key.items():
+        spans.sort()
+        for (_, end, task), (start, _, other) in itertools.pairwise(spans):
+            if start < end - ROUNDING_SECONDS:
+                late = f"{end - start:.3f} s later"
+                yield Violation("unique key held twice", other, f"{key} of {queue} was {task}'s until {late}")

@@ -1,0 +1,85 @@
+"""What is left in the store at the end: over HTTP as a client sees it, and key by key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from tests.campaign.producers import ORDER_QUEUE, QUEUES, unix
+
+FINAL = ("completed", "failed", "cancelled")
+
+
+class Stored(msgspec.Struct):
+    """One task, as the lists show it. Times are unix seconds."""
+
+    id: str
+    job_type: str
+    status: str
+    payload: str
+    attempt: int
+    max_attempts: int
+    created: float
+    finished: float | None
+    result: Any = None
+    error_type: str = ""
+    unique_key: str = ""
+
+
+class Contents(msgspec.Struct):
+    """Everything that was found. listed_twice: ids that a walk through a list met again."""
+
+    tasks: dict[str, Stored]
+    listed_twice: list[str]
+    keys: dict[str, tuple[str, int]]
+    live: dict[str, list[str]]
+    unique_holders: dict[str, str]
+
+
+def _get(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        return json.load(reply)
+
+
+async def read(gateway_url: str, redis_url: str) -> Contents:
+    """Walk the lists of one gateway and every key of its Redis. keys: type and TTL in ms (-1: none)."""
+    tasks, twice = {}, []
+    for queue in (*QUEUES, ORDER_QUEUE):
+        cursor = ""
+        while True:
+            page = await asyncio.to_thread(_get, f"{gateway_url}/tasks?job_type={queue}&limit=200{cursor}")
+            for task in page["tasks"]:
+                if task["id"] in tasks:
+                    twice.append(task["id"])
+                tasks[task["id"]] = _stored(task)
+            if not page.get("next_cursor"):
+                break
+            cursor = f"&cursor={page['next_cursor']}"
+    async with Redis.from_url(redis_url, decode_responses=True) as redis:
+        keys: dict[str, tuple[str, int]] = {}
+        names = [name async for name in redis.scan_iter(count=5000)]
+        for start in range(0, len(names), 5000):
+            some = names[start : start + 5000]
+            pipe = redis.pipeline(transaction=False)
+            for name in some:
+                pipe.type(name)
+                pipe.pttl(name)
+            answers = await pipe.execute()
+            keys |= {name: (answers[2 * i], answers[2 * i + 1]) for i, name in enumerate(some)}
+        live = {name: await redis.zrange(name, 0, -1) for name in keys if name.startswith("arq:queue:")}
+        holders = {name: await redis.get(name) or "" for name in keys if ":unique:" in name}
+    return Contents(tasks, twice, keys, live, holders)
+
+
+def _stored(task: dict[str, Any]) -> Stored:
+    finished = task.get("finished_at")
+    return Stored(
+        task["id"], task["job_type"], task["status"], str(task["payload"]), task["attempt"], task["max_attempts"],
+        unix(task["created_at"]), unix(finished) if finished else None, task.get("result"),
+        (task.get("error") or {}).get("type", ""), task.get("unique_key") or "",
+    )  # fmt: skip

@@ -1,0 +1,164 @@
+"""Gateways broken on purpose: a checker that passes one of them proves nothing.
+
+python -m tests.campaign.mutants [NAME ..]: run a short campaign against each and say what caught it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from tests.campaign.arena import Size
+from tests.campaign.campaign import Plan, run
+
+_ROOT = Path(__file__).parents[2]
+_LUA = "gateway/store/lua/"
+
+
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    """One mistake: text of a file and what stands there instead. caught_as: kinds of violations that tell of it."""
+
+    file: str
+    old: str
+    new: str
+    caught_as: frozenset[str]
+    faults: tuple[str, ...] = ()
+    seconds: float = 5.0
+    queue_size: int = 100
+
+
+def _lua(verb: str, old: str, new: str, *caught_as: str, queue_size: int = 100) -> Mutant:
+    file = f"{_LUA}{verb}.lua"
+    return Mutant(file=file, old=old, new=new, caught_as=frozenset(caught_as), queue_size=queue_size)
+
+
+_STALE = ("stale report accepted", "two outcomes accepted")
+_UNCOUNTED = ("attempt not counted",)
+MUTANTS = {
+    "no token check": _lua(
+        "prelude", "if not lease or lease[TOKEN] ~= token then", "if not lease then", *_STALE
+    ),
+    "a final task accepts any token": _lua(
+        "prelude", "if facts and facts[2] == token and words[facts[1]]", "if facts and words[facts[1]]", *_STALE
+    ),
+    "tokens that return": _lua(
+        "claim", "local token = number == 0 and seed or seed .. '.' .. number", "local token = 'of ' .. #id",
+        "token given twice",
+    ),
+    "pop, then register": _lua(
+        "claim", "redis.call('ZADD', QUEUE, LEASED + ends, id)", "redis.call('ZREM', QUEUE, id)",
+        "stuck", "key without an owner",
+    ),
+    "no due-time check": _lua(
+        "prelude", "exclusive(math.min(now + 1, LEASED))", "exclusive(LEASED)", "handed out early"
+    ),
+    "attempt not counted": _lua(
+        "claim", "redis.pcall('INCR', RETRY .. id)", "(tonumber(redis.call('GET', RETRY .. id) or 0) + 1)", *_UNCOUNTED
+    ),
+    "lapsed lease not counted": _lua(
+        "expire", "redis.call('DEL', PROGRESS .. id)", "redis.call('DEL', PROGRESS .. id, RETRY .. id)", *_UNCOUNTED
+    ),
+    "sweep takes live leases": _lua(
+        "expire", "exclusive(LEASED + now)", "exclusive(LEASED + now + 700)", "two leases at once"
+    ),
+    "lock before check": _lua(
+        "enqueue", "if not holder then return nil, nil, key end",
+        "if not holder then redis.call('SET', UNIQUE .. key, argument(i, 1)) return nil, nil, key end",
+        "key without an owner", queue_size=10,
+    ),
+    "unique key ignored": _lua(
+        "enqueue", "if unique == '' then return nil end", "if unique then return nil end", "unique key held twice"
+    ),
+    "bound ignored": _lua(
+        "enqueue", "return room == 0 or taken + room <= limit, room", "return true, room", "queue bound overshot"
+    ),
+    "FIFO reversed": _lua(
+        "prelude", "return priority * PRIORITY_WIDTH + sequence / SEQUENCE_STEP",
+        "return (priority + 1) * PRIORITY_WIDTH - sequence / SEQUENCE_STEP", "FIFO broken",
+    ),
+    "priority ignored": _lua(
+        "prelude", "return priority * PRIORITY_WIDTH + sequence", "return 2 * PRIORITY_WIDTH + sequence",
+        "priority ignored",
+    ),
+    "results that stay for ever": _lua(
+        "prelude", "redis.call('SET', RESULT .. id, record, 'PX', ttl)", "redis.call('SET', RESULT .. id, record)",
+        "key without a TTL",
+    ),
+    "bodies that expire": _lua(
+        "enqueue", "'NX') then", "'NX', 'PX', 400) then", "acknowledged task lost", "failed too soon"
+    ),
+    "report without an effect": _lua(
+        "complete", "finish(now, id, 'completed', lease", "tostring(lease", "stuck", "accepted outcome lost"
+    ),
+    "acknowledged before stored": Mutant(
+        file="gateway/store/task_store.py",
+        old='now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items))',
+        new='sent = self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items))\n'
+        "        sent.add_done_callback(lambda done: done.exception())\n        depth, dues = 0, [0] * len(items)",
+        caught_as=frozenset(("acknowledged task lost",)),
+    ),
+    "idempotency key ignored": Mutant(
+        file="gateway/api/producers.py", old="key = _idempotency_key(call)", new="key = None",
+        caught_as=frozenset(("stored twice", "one key, two tasks")), faults=("client_link", "gateway_kill"),
+        seconds=12.0,
+    ),
+}  # fmt: skip
+
+
+def break_gateway(mutant: Mutant, source: Path, folder: Path) -> Path:
+    """Copy the gateway and make the mistake in the copy. Returns the copy's tree; ValueError: the text has changed."""
+    tree = folder / "source"
+    shutil.copytree(source / "gateway", tree / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tree / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.file} has {text.count(mutant.old)} times: {mutant.old}")
+    path.write_text(text.replace(mutant.old, mutant.new))
+    return tree
+
+
+async def hunt(mutant: Mutant, source: Path, folder: Path, seed: int = 1) -> dict[str, int]:
+    """Run a short campaign against a broken gateway. Returns how many violations of each kind it was caught by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = Plan(
+        seconds=mutant.seconds, seed=seed, source=break_gateway(mutant, source, folder), folder=folder / "run",
+        faults=mutant.faults, size=Size(gateways=2, workers=1, clients=16, queue_size=mutant.queue_size),
+        drain_seconds=8,
+    )  # fmt: skip
+    report = await run(plan)
+    found: dict[str, int] = {}
+    for violation in report.verdict.violations:
+        found[violation.kind] = found.get(violation.kind, 0) + 1
+    return found
+
+
+def main() -> int:
+    """Hunt each mutant that is named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--source", type=Path, default=_ROOT)
+    given = parser.parse_args()
+    escaped = []
+    for name in given.names or MUTANTS:
+        folder = Path(tempfile.mkdtemp(prefix="campaign-mutant-"))
+        started = time.monotonic()
+        found = asyncio.run(hunt(MUTANTS[name], given.source.resolve(), folder))
+        caught = MUTANTS[name].caught_as & found.keys()
+        if not caught:
+            escaped.append(name)
+        word = "caught" if caught else "ESCAPED"
+        print(f"{word} in {time.monotonic() - started:.0f} s: {name}: {found}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"{len(given.names or MUTANTS) - len(escaped)} caught, {len(escaped)} escaped")
+    return 1 if escaped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

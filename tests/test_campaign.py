@@ -1,0 +1,190 @@
+"""The fault campaign in short: its checker on histories told by hand and on broken gateways, and ours under kills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.campaign import campaign, mutants
+from tests.campaign.arena import Size
+from tests.campaign.checker import check
+from tests.campaign.contents import Contents, Stored
+from tests.campaign.history import Operation
+
+_ROOT = Path(__file__).parents[1]
+_TASK = "order~1"
+
+
+class Story:
+    """A history told by hand, in seconds from its start, of a task with two attempts and leases of ten seconds."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.left = [Stored(_TASK, "order", "completed", "p1", 1, 2, 100.0, 120.0, "done by t1")]
+        self.keys: dict[str, tuple[str, int]] = {"arq:result:{default:order}1": ("string", 99_000)}
+
+    def add(self, op: str, start: float, end: float, status: int, facts: dict[str, Any], reply: Any = None) -> Story:
+        """Tell of one request."""
+        number = str(len(self.operations))
+        self.operations.append(Operation(number, "w1", op, 0, 100 + start, 100 + end, status, facts, reply or {}))
+        return self
+
+    def enqueue(self, start: float, end: float, status: int = 201, payload: str = "p1", **asked: Any) -> Story:
+        """A producer asks for a task; with 201 it is stored 10 ms before the end."""
+        item = {"job_type": "order", "payload": payload, **asked}
+        state = "scheduled" if "delay_seconds" in asked else "pending"
+        task = {"status": 201, "task_status": state, "id": f"order~{payload[1:]}", "payload": payload}
+        tasks = [{**task, "run_at": 99.99 + end + asked.get("delay_seconds", 0)}] if status == 201 else []
+        return self.add("enqueue", start, end, status, {"items": [item], "key": None}, {"tasks": tasks})
+
+    def poll(
+        self, start: float, end: float, token: str = "t1", attempt: int = 1, payload: str = "p1", lease: float = 10.0
+    ) -> Story:
+        """A worker gets the task, 10 ms before the end."""
+        given = [f"order~{payload[1:]}", token, 99.99 + end, attempt, 2, lease, payload, "normal", 0.0]
+        return self.add("poll", start, end, 200, {"task_type": ["order"], "max": 1}, {"tasks": [given]})
+
+    def report(self, start: float, verb: str = "complete", token: str = "t1", status: int = 200, **more: Any) -> Story:
+        """The worker reports and hears after 100 ms."""
+        said = {"complete": "completed", "fail": "retrying", "release": "pending"}[verb]
+        facts = {"id": _TASK, "lease_token": token, "result": f"done by {token}"}
+        reply = {"status": said} if status == 200 else {"code": "lease_lost"} if status == 409 else {}
+        return self.add(verb, start, start + 0.1, status, facts, reply | more)
+
+    def kinds(self, queue_size: int = 100) -> set[str]:
+        """What the checker finds broken."""
+        contents = Contents({one.id: one for one in self.left}, [], self.keys, {}, {})
+        verdict = check(self.operations, [], contents, gateways=1, queue_size=queue_size)
+        return {violation.kind for violation in verdict.violations}
+
+
+def _straight() -> Story:
+    return Story().enqueue(0, 1).poll(2, 3).report(5)
+
+
+def test_a_straight_life_breaks_no_promise() -> None:
+    assert _straight().kinds() == set()
+
+
+def test_a_report_repeated_after_its_lease_is_no_stale_one() -> None:
+    assert Story().enqueue(0, 1).poll(2, 3).report(5, status=0).report(50).kinds() == set()
+
+
+def test_a_report_first_sent_after_its_lease_and_accepted_is_stale() -> None:
+    assert "stale report accepted" in Story().enqueue(0, 1).poll(2, 3).report(14).kinds()
+
+
+def test_a_second_lease_before_the_end_of_the_first_is_told() -> None:
+    story = Story().enqueue(0, 1).poll(2, 3).poll(4, 6, "t2", 2).report(20, token="t2", status=409)
+    assert "two leases at once" in story.kinds()
+
+
+def test_a_second_lease_after_a_release_that_may_have_counted_is_none() -> None:
+    story = Story().enqueue(0, 1).poll(2, 3).report(4, "release", status=0).poll(4, 6, "t2", 1)
+    story.left[0].result = "done by t2"
+    assert story.report(7, token="t2").kinds() == set()
+
+
+def test_a_refused_connection_has_no_effect() -> None:
+    story = Story().enqueue(0, 1).poll(2, 3).report(4, "release", status=0, cause="ConnectionRefusedError")
+    assert "two leases at once" in story.poll(4, 6, "t2", 1).kinds()
+
+
+def test_a_lapse_that_cost_no_attempt_is_told() -> None:
+    story = Story().enqueue(0, 1).poll(2, 3).poll(14, 15, "t2", 1)
+    story.left[0].result = "done by t2"
+    assert story.report(16, token="t2").kinds() == {"attempt not counted"}
+
+
+def test_a_hand_out_before_its_time_is_told() -> None:
+    story = Story().enqueue(0, 1, delay_seconds=5).poll(2, 3).report(5)
+    assert story.kinds() == {"handed out early"}
+
+
+def test_two_accepted_outcomes_are_told() -> None:
+    assert "two outcomes accepted" in _straight().report(6, "fail").kinds()
+
+
+@pytest.mark.parametrize(("status", "kinds"), [(201, {"acknowledged task lost"}), (0, set()), (503, set())])
+def test_only_an_acknowledged_task_can_be_lost(status: int, kinds: set[str]) -> None:
+    story = Story().enqueue(0, 1, status)
+    if status == 503:
+        story.operations[0].reply |= {"code": "queue_full", "retry_after": "1"}
+    story.left, story.keys = [], {}
+    assert story.kinds() == kinds
+
+
+def test_a_refused_task_that_is_there_all_the_same_is_told() -> None:
+    story = Story().enqueue(0, 1, 503)
+    story.operations[0].reply |= {"code": "queue_full", "retry_after": "1"}
+    assert "refused task stored" in story.kinds()
+
+
+def test_a_changed_outcome_a_stuck_task_and_a_stranger_are_told() -> None:
+    story = _straight()
+    story.left[0].status = "failed"
+    assert "accepted outcome lost" in story.kinds()
+    story.left[0].status = "processing"
+    assert "stuck" in story.kinds()
+    story.left[0].payload = "p9"
+    assert "task that nobody asked for" in story.kinds()
+
+
+@pytest.mark.parametrize(
+    ("key", "ttl_ms", "kind"),
+    [
+        ("arq:job:{default:order}1", -1, "key without an owner"),
+        ("tg:{default:order}:unique:k", -1, "key without an owner"),
+        ("tg:{default:order}:trail:1", -1, "key without a TTL"),
+        ("arq:result:{default:order}2", 20_000, "result that no list shows"),
+        ("tg:{default:order}:new", -1, "unknown key"),
+        ("tg:{default:order}:seq", -1, None),
+        ("tg:{default:order}:trail:1", 5000, None),
+    ],
+)
+def test_keys_that_nobody_owns_are_told(key: str, ttl_ms: int, kind: str | None) -> None:
+    story = _straight()
+    story.keys[key] = ("string", ttl_ms)
+    assert story.kinds() == ({kind} if kind else set())
+
+
+@pytest.mark.parametrize(
+    ("priority", "kinds"), [("normal", {"FIFO broken"}), ("high", set()), ("low", {"priority ignored"})]
+)
+def test_order_is_judged_by_priority_and_time(priority: str, kinds: set[str]) -> None:
+    story = Story().enqueue(0, 1).enqueue(2, 3, payload="p2", priority=priority)
+    story.poll(4, 5, "t2", payload="p2").poll(6, 7)
+    assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
+
+
+def test_a_bound_that_is_overshot_and_a_bare_500_are_told() -> None:
+    story = Story().enqueue(0, 1).enqueue(2, 3, payload="p2").poll(4, 5).poll(6, 7, "t2", payload="p2")
+    assert "queue bound overshot" in story.kinds(queue_size=1)
+    assert "unexpected 5xx" in story.add("poll", 8, 9, 500, {"task_type": []}, {"code": "internal"}).kinds()
+    story.add("poll", 8, 9, 503, {"task_type": []}, {"code": "store_unavailable"})
+    assert "503 without Retry-After" in story.kinds()
+
+
+def test_every_mutant_still_finds_its_text(tmp_path: Path) -> None:
+    for number, mutant in enumerate(mutants.MUTANTS.values()):
+        mutants.break_gateway(mutant, _ROOT, tmp_path / str(number))
+
+
+async def test_a_gateway_that_hands_out_early_is_caught(tmp_path: Path) -> None:
+    mutant = msgspec.structs.replace(mutants.MUTANTS["no due-time check"], seconds=3)
+    found = await mutants.hunt(mutant, _ROOT, tmp_path)
+    assert mutant.caught_as & found.keys(), found
+
+
+async def test_kills_of_gateways_workers_and_redis_break_no_promise(tmp_path: Path) -> None:
+    plan = campaign.Plan(
+        seconds=8, seed=5, source=_ROOT, folder=tmp_path / "run", size=Size(gateways=2, workers=2, clients=8),
+        faults=("gateway_kill", "worker_kill", "redis_kill", "gateway_stop"), pause_seconds=(0.1, 0.6),
+    )  # fmt: skip
+    report = await campaign.run(plan)
+    assert report.verdict.violations == []
+    assert min(report.faults.get(name, 0) for name in plan.faults) >= 1, report.faults
+    assert report.verdict.acknowledged > 100
