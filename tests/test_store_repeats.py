@@ -284,6 +284,8 @@ async def test_a_repeated_enqueue_tells_when_the_task_is_due_as_the_first_did(ca
     clock.advance(4)
     await calls.claim()
     assert (await calls.enqueue(due="+5000"))[4:] == [0]
+    await calls.once("complete", *_complete())
+    assert (await calls.enqueue(due="+5000"))[4:] == [0]
 
 
 async def test_a_record_of_a_job_is_what_arq_would_write_and_two_pairs_more(calls: Calls, redis: Redis) -> None:

@@ -74,7 +74,11 @@ while first <= total do
         if at <= now then at = 0 end
         -- A call repeated after its reply was lost tells when its task is due, not when it would be if it came now.
         local stands = at > 0 and tonumber(redis.call('ZSCORE', QUEUE, id) or '')
-        if stands then at = stands >= READY_END and stands < LEASED and math.floor(stands) or 0 end
+        if stands then
+          at = stands >= READY_END and stands < LEASED and math.floor(stands) or 0
+        elseif at > 0 and redis.call('EXISTS', RESULT .. id) == 1 then
+          at = 0
+        end
       end
       reply[4 + i], accepted[i], room = at, true, room + 1
       if key then
