@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--gateways", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of workers")
     parser.add_argument("--clients", type=int, default=12, help="clients per process")
+    parser.add_argument("--pause", type=float, nargs=2, default=(0.2, 1.2), help="between two faults of one hand")
     parser.add_argument("--queue-size", type=int, default=400, help="TASK_QUEUE_SIZE")
     parser.add_argument("--source", type=Path, default=_ROOT, help="the tree whose gateway is tested")
     parser.add_argument("--keep", type=Path, help="where histories of failed campaigns go")
@@ -42,7 +43,7 @@ def main() -> int:
         size = Size(gateways=given.gateways, workers=given.workers, clients=given.clients, queue_size=given.queue_size)
         plan = Plan(
             seconds=given.seconds, seed=seed, source=given.source.resolve(), folder=folder, faults=names, size=size,
-            network=network,
+            network=network, pause_seconds=tuple(given.pause),
         )  # fmt: skip
         report = asyncio.run(run(plan))
         print(_told(report), flush=True)
@@ -70,7 +71,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _told(report: Report) -> str:
     verdict = report.verdict
     lines = [
-        f"seed {report.seed}: {verdict.operations} operations in {report.seconds:.0f} s, "
+        f"seed {report.seed}: {verdict.operations} operations in {verdict.requests} requests, {report.seconds:.0f} s, "
         f"{verdict.unanswered} without an answer, {verdict.acknowledged} tasks acknowledged, "
         f"{verdict.hand_outs} handed out ({verdict.repeated_per_million:.0f} per million again), "
         f"{verdict.accepted} reports accepted, {verdict.judged_for_order} judged for order, "

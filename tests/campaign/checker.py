@@ -16,12 +16,14 @@ from tests.campaign.violations import Violation
 class Verdict(msgspec.Struct):
     """What the checker found, and how much it had to look at.
 
-    hand_outs: leases that a worker saw; repeated: those after a lapse, a lost reply or a kill, per million;
-    judged_for_order: first hand-outs whose order could be judged.
+    operations: what was asked for, each item of a batch by itself; hand_outs: leases that a worker saw; repeated:
+    those after a lapse, a lost reply or a kill, per million; judged_for_order: first hand-outs whose order could be
+    judged.
     """
 
     violations: list[Violation]
     operations: int
+    requests: int
     unanswered: int
     acknowledged: int
     hand_outs: int
@@ -56,7 +58,8 @@ def check(
     repeated = grants - len(timeline.grants) - asked_for
     return Verdict(
         violations=violations,
-        operations=len(operations),
+        operations=sum(_size(one) for one in operations),
+        requests=len(operations),
         unanswered=sum(one.status == NO_ANSWER for one in operations),
         acknowledged=sum(len(item.ids) for item in timeline.items.values()),
         hand_outs=grants,
@@ -66,3 +69,10 @@ def check(
         longest_seconds=max((one.end - one.start for one in operations if one.status), default=0.0),
         statuses=dict(sorted(statuses.items())),
     )
+
+
+def _size(operation: Operation) -> int:
+    """How many tasks a request is about, at least one; a poll along with a report is one more."""
+    facts = operation.facts
+    items = facts.get("items") or facts.get("outcomes") or facts.get("leases") or (1,)
+    return len(items) + ("next" in facts)

@@ -66,7 +66,7 @@ class FaultProxy:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-        except (OSError, _Cut):
+        except (OSError, _Cut, asyncio.CancelledError):  # the last: `stop`
             pass
         finally:
             self._ways.discard(task)
