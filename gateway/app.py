@@ -11,19 +11,27 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.api_keys import KeyRing
 from gateway.api.bulk import Bulk
 from gateway.api.docs import Docs
 from gateway.api.endpoint import Endpoint, Handler
+from gateway.api.guard import ADMINS, OPEN, READS, REPORTS, WORKS, WRITES, Door, Guard
 from gateway.api.operators import Operators
 from gateway.api.producers import Producers
+from gateway.api.queue_admin import QueueAdmin
 from gateway.api.routing import Router
+from gateway.api.tenants import TenantDesk
 from gateway.api.workers import Workers
+from gateway.authentication import Authenticator
 from gateway.background import Sweeper
-from gateway.config import Settings
+from gateway.config import Settings, names
+from gateway.jwts import JwtRules, JwtVerifier
+from gateway.limits import TenantLimits
 from gateway.metrics import Metrics
 from gateway.pool import Pool
 from gateway.redis_watch import RedisWatch
 from gateway.store import scripts
+from gateway.store.api_keys import ApiKeys
 from gateway.store.batching import Lane
 from gateway.store.connect import Connections
 from gateway.store.idempotency import Idempotency
@@ -31,12 +39,13 @@ from gateway.store.inspector import Inspector
 from gateway.store.keys import Keys
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
+from gateway.store.tenants import Limits, Tenants
 from gateway.store.wakeups import Wakeups
 from gateway.task_manager import TaskManager
 
 log = logging.getLogger("gateway")
 _CHORES_SECONDS = 2.0
-LANES = ("enqueue", "claim", "report", "chore", "read")
+LANES = ("enqueue", "claim", "report", "chore", "read", "limit")
 
 
 class GatewayApp(Starlette):
@@ -54,7 +63,9 @@ class GatewayApp(Starlette):
         self.store = TaskStore(keys, lanes, gateway, settings.task_queue_size, clock)
         self.registry = Registry(self.connections.redis, keys)
         self.inspector = Inspector(self.store)
-        self.manager = TaskManager(self.store, self.registry, settings.max_open_polls)
+        self.tenants = Tenants(self.connections.redis, keys)
+        self.limits = TenantLimits(_common(settings), self.tenants, self.store, self.inspector, self.registry)
+        self.manager = TaskManager(self.store, self.registry, settings.max_open_polls, self.limits.open_polls)
         self.sweeper = Sweeper(self.store, self.registry)
         self.wakeups = Wakeups(self.connections.redis, keys, gateway, self.manager)
         self.watch = RedisWatch(
@@ -65,49 +76,78 @@ class GatewayApp(Starlette):
         self.manager.on_alarm, self.manager.on_count = self.sweeper.alarm, self.meter.count
         self.manager.on_dispatch = self.meter.dispatched
 
+        self.api_keys = ApiKeys(self.connections.redis, keys, self.store.now_ms)
+        guard = Guard(
+            _authenticator(settings, self.api_keys), self.limits, by_address=settings.rate_limit_by_address,
+            origins=names(settings.cors_origins),
+        )  # fmt: skip
         body = settings.max_body_bytes
         self.idempotency = Idempotency(self.connections.redis, keys, clock)
-        producers = Producers(self.store, self.inspector, self.registry, self.manager, self.idempotency, body)
+        producers = Producers(
+            self.store, self.inspector, self.registry, self.manager, self.idempotency, self.limits, body
+        )
+        queues = QueueAdmin(self.store, self.inspector, self.registry, body)
+        key_ring = KeyRing(self.api_keys, body)
+        tenants = TenantDesk(self.limits, self.tenants, self.registry, body)
         bulk = Bulk(self.store, self.inspector, self.registry, body)
         workers = Workers(self.store, self.registry, self.manager, body)
-        operators = Operators(self.store, self.inspector, self.registry, self.manager, self.watch, self.meter)
+        operators = Operators(
+            self.store, self.inspector, self.registry, self.manager, self.watch, self.meter, guard, settings.warnings()
+        )
         docs = Docs()
-        routes: list[tuple[str, str, Handler]] = [
-            ("POST", "/tasks", producers.enqueue),
-            ("GET HEAD", "/tasks", producers.list_tasks),
-            ("GET HEAD", "/tasks/{id}", producers.get),
-            ("GET HEAD", "/task", producers.get_by_query),
-            ("DELETE", "/tasks/{id}", producers.cancel),
-            ("PATCH", "/tasks/{id}", producers.patch),
-            ("POST", "/tasks/{id}/retry", producers.retry),
-            ("POST", "/tasks/cancel", bulk.cancel),
-            ("POST", "/tasks/retry", bulk.retry),
-            ("POST", "/tasks/delete", bulk.delete),
-            ("GET POST", "/poll", workers.poll),
-            ("POST", "/tasks/{id}/heartbeat", workers.heartbeat),
-            ("POST", "/tasks/{id}/complete", workers.complete),
-            ("POST", "/tasks/{id}/fail", workers.fail),
-            ("POST", "/tasks/{id}/release", workers.release),
-            ("POST", "/outcomes", workers.outcomes),
-            ("POST", "/heartbeats", workers.heartbeats),
-            ("GET HEAD", "/workers", workers.list_workers),
-            ("POST", "/workers/{id}/drain", workers.drain),
-            ("POST", "/workers/{id}/stop", workers.stop),
-            ("POST", "/workers/{id}/run", workers.resume),
-            ("DELETE", "/workers/{id}", workers.sign_off),
-            ("GET HEAD", "/queues", operators.queues),
-            ("GET HEAD", "/queues/{job_type}", operators.queue),
-            ("GET HEAD", "/health", operators.health),
-            ("GET HEAD", "/health/live", operators.live),
-            ("GET HEAD", "/health/ready", operators.ready),
-            ("GET HEAD", "/metrics", operators.metrics),
-            ("GET HEAD", "/openapi.json", docs.openapi),
-            ("GET HEAD", "/docs", docs.page),
-            ("GET HEAD", "/docs/{name}", docs.part),
+        routes: list[tuple[str, str, Door, Handler]] = [
+            ("POST", "/tasks", WRITES, producers.enqueue),
+            ("GET HEAD", "/tasks", READS, producers.list_tasks),
+            ("GET HEAD", "/tasks/{id}", READS, producers.get),
+            ("GET HEAD", "/task", READS, producers.get_by_query),
+            ("DELETE", "/tasks/{id}", WRITES, producers.cancel),
+            ("PATCH", "/tasks/{id}", WRITES, producers.patch),
+            ("POST", "/tasks/{id}/retry", WRITES, producers.retry),
+            ("POST", "/tasks/cancel", WRITES, bulk.cancel),
+            ("POST", "/tasks/retry", WRITES, bulk.retry),
+            ("POST", "/tasks/delete", ADMINS, bulk.delete),
+            ("GET POST", "/poll", WORKS, workers.poll),
+            ("POST", "/tasks/{id}/heartbeat", REPORTS, workers.heartbeat),
+            ("POST", "/tasks/{id}/complete", REPORTS, workers.complete),
+            ("POST", "/tasks/{id}/fail", REPORTS, workers.fail),
+            ("POST", "/tasks/{id}/release", REPORTS, workers.release),
+            ("POST", "/outcomes", REPORTS, workers.outcomes),
+            ("POST", "/heartbeats", REPORTS, workers.heartbeats),
+            ("GET HEAD", "/workers", READS, workers.list_workers),
+            ("POST", "/workers/{id}/drain", ADMINS, workers.drain),
+            ("POST", "/workers/{id}/stop", ADMINS, workers.stop),
+            ("POST", "/workers/{id}/run", ADMINS, workers.resume),
+            ("DELETE", "/workers/{id}", WORKS, workers.sign_off),
+            ("GET HEAD", "/queues", READS, operators.queues),
+            ("GET HEAD", "/queues/{job_type}", READS, operators.queue),
+            ("GET HEAD", "/queues/{job_type}/settings", READS, queues.settings),
+            ("PUT", "/queues/{job_type}", ADMINS, queues.put),
+            ("PATCH", "/queues/{job_type}", ADMINS, queues.patch),
+            ("POST", "/queues/{job_type}/pause", ADMINS, queues.pause),
+            ("POST", "/queues/{job_type}/resume", ADMINS, queues.resume),
+            ("POST", "/queues/{job_type}/purge", ADMINS, queues.purge),
+            ("POST", "/queues/{job_type}/redrive", ADMINS, queues.redrive),
+            ("GET HEAD", "/keys", ADMINS, key_ring.list),
+            ("POST", "/keys", ADMINS, key_ring.create),
+            ("DELETE", "/keys/{id}", ADMINS, key_ring.revoke),
+            ("GET HEAD", "/tenants", ADMINS, tenants.list),
+            ("GET HEAD", "/tenants/{tenant}", ADMINS, tenants.get),
+            ("PUT", "/tenants/{tenant}", ADMINS, tenants.put),
+            ("GET HEAD", "/health", OPEN, operators.health),
+            ("GET HEAD", "/health/live", OPEN, operators.live),
+            ("GET HEAD", "/health/ready", OPEN, operators.ready),
+            ("GET HEAD", "/metrics", READS, operators.metrics),
+            ("GET HEAD", "/openapi.json", OPEN, docs.openapi),
+            ("GET HEAD", "/docs", OPEN, docs.page),
+            ("GET HEAD", "/docs/{name}", OPEN, docs.part),
         ]
-        self.table = [(methods, path) for methods, path, _ in routes]
+        self.table = [(methods, path) for methods, path, *_ in routes]
         self.requests = Router(
-            [(methods, path, Endpoint(path, handler, self.meter.request)) for methods, path, handler in routes]
+            [
+                (methods, path, Endpoint(path, handler, self.meter.request, guard, door))
+                for methods, path, door, handler in routes
+            ],
+            guard,
         )
         super().__init__(lifespan=_lifespan)
 
@@ -122,6 +162,22 @@ class GatewayApp(Starlette):
         self.manager.close()
         await self.pool.drain()
         await self.manager.settle()
+
+
+def _common(settings: Settings) -> Limits:
+    return Limits(
+        settings.rate_limit_per_minute, settings.tenant_max_open_polls, settings.tenant_max_pending,
+        settings.tenant_max_stored_bytes, settings.tenant_max_batch,
+    )  # fmt: skip
+
+
+def _authenticator(settings: Settings, api_keys: ApiKeys) -> Authenticator:
+    if not settings.authenticates():
+        return Authenticator()
+    rules = JwtRules(
+        settings.jwt_secret, settings.jwks_file, settings.jwks_url, settings.jwt_issuer, settings.jwt_audience
+    )
+    return Authenticator(JwtVerifier(rules) if rules.given else None, api_keys.find)
 
 
 async def _keep_running(name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -147,6 +203,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             ("polls", app.manager.run),
             ("redis watch", app.watch.run),
             ("pool", app.pool.run),
+            ("limits", app.limits.run),
         )
     ]
     try:

@@ -19,10 +19,10 @@ from gateway.commands import operations, tasks
 from gateway.commands.client import Command, settings
 from gateway.commands.demo.story import demo
 from gateway.commands.doctor import doctor
-from gateway.commands.output import UNREACHABLE, fail, out
+from gateway.commands.output import UNREACHABLE, USAGE, fail, out
 from gateway.commands.tail import tail
 from gateway.commands.top import top
-from gateway.config import Settings
+from gateway.config import ConfigError, Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -115,6 +115,10 @@ def _run(
     from gateway.redis_binary import EmbeddedRedisError
     from gateway.serving import serve as serve_gateway
 
+    try:
+        chosen.check_exposure()
+    except ConfigError as error:
+        fail(str(error), USAGE)
     try:
         code = serve_gateway(chosen, pool_size=pool_size, processes=processes, announce=announce)
     except (EmbeddedRedisError, CannotListen) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -10,6 +11,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta
+
+_SHORTEST_SECRET_BYTES = 32
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 
 
 class ConfigError(Exception):
@@ -94,13 +98,59 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["auto", "json", "text"], _env("LOG_FORMAT", about="`auto`: text on a terminal, JSON lines elsewhere.")
     ] = "auto"
-    rate_limit_per_minute: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
-        _env("RATE_LIMIT_PER_MINUTE", about="Not enforced yet: a warning is logged."),
-    ] = None
+    auth: Annotated[
+        Literal["auto", "none"],
+        _env(
+            "AUTH",
+            about="`auto`: tokens are required once a key for them is set, and without one only loopback is served. "
+            "`none`: anybody may do everything, wherever HOST listens.",
+        ),
+    ] = "auto"
     jwt_secret: Annotated[
-        str | None, _env("JWT_SECRET", about="Not checked yet: the gateway refuses to start rather than ignore it.")
+        str | None, _env("JWT_SECRET", about="Accept HS256 tokens signed with this secret, of 32 bytes or more.")
     ] = None
+    jwks_file: Annotated[
+        str | None, _env("JWKS_FILE", about="Accept RS256, ES256 and EdDSA tokens by the keys in this file.")
+    ] = None
+    jwks_url: Annotated[
+        Annotated[str, Meta(pattern=r"^(https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/])")] | None,
+        _env("JWKS_URL", about="As JWKS_FILE, fetched by https, kept, and fetched again when keys rotate."),
+    ] = None
+    jwt_issuer: Annotated[str | None, _env("JWT_ISSUER", about="Tokens must have exactly this `iss`.")] = None
+    jwt_audience: Annotated[str | None, _env("JWT_AUDIENCE", about="Tokens must have this `aud`.")] = None
+    api_keys: Annotated[
+        bool,
+        _env("API_KEYS", about="Require a key of `gateway keys create` where no JWT key is set (else both are taken)."),
+    ] = False
+    cors_origins: Annotated[
+        str | None,
+        _env("CORS_ORIGINS", about="Origins whose pages may call the API from a browser, separated by commas."),
+    ] = None
+    rate_limit_per_minute: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
+        _env(
+            "RATE_LIMIT_PER_MINUTE",
+            about="Requests of one tenant, over all gateways; more get 429. Reports of workers have ten times as many.",
+        ),
+    ] = None
+    rate_limit_by_address: Annotated[
+        bool,
+        _env("RATE_LIMIT_BY_ADDRESS", about="Count requests without a valid token by client address instead."),
+    ] = False
+    tenant_max_open_polls: Annotated[
+        int, _env("TENANT_MAX_OPEN_POLLS", about="Long polls of one tenant held by one process; more get 429.", ge=1)
+    ] = 10_000
+    tenant_max_pending: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _env("TENANT_MAX_PENDING", about="Waiting tasks of one tenant over all its queues; more get 429."),
+    ] = None
+    tenant_max_stored_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _env("TENANT_MAX_STORED_BYTES", about="Bytes of payloads and results that one tenant keeps; more get 429."),
+    ] = None
+    tenant_max_batch: Annotated[
+        int, _env("TENANT_MAX_BATCH", about="Tasks of one tenant's batch; more get 413.", ge=1, le=1000)
+    ] = 1000
     database_url: Annotated[
         str | None,
         _env("DATABASE_URL", "DATABASE_DSN", about="Not used: tasks are kept in Redis. A warning is logged."),
@@ -109,6 +159,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def embedded_redis(self) -> bool:
         """Whether the gateway runs a Redis of its own."""
         return not (self.redis_url or self.redis_addr or self.redis_host)
+
+    def authenticates(self) -> bool:
+        """Whether requests need a token."""
+        return bool(self.jwt_secret or self.jwks_file or self.jwks_url or self.api_keys)
+
+    def warnings(self) -> list[str]:
+        """What an operator should know of these settings."""
+        if self.authenticates():
+            return []
+        reach = "this machine" if self.on_loopback() else "the network"
+        return [f"no authentication: anybody on {reach} may do everything; set JWT_SECRET, JWKS_URL or API_KEYS"]
+
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def check_exposure(self) -> None:
+        """Raise ConfigError when the gateway would serve anybody on the net without being told to."""
+        if not self.authenticates() and self.auth != "none" and not self.on_loopback():
+            raise ConfigError(
+                f"HOST {self.host} is reached from other machines, and nobody would be asked who they are: set "
+                "JWT_SECRET, JWKS_URL, JWKS_FILE or API_KEYS=true, or say AUTH=none to serve anybody"
+            )
 
     def redis_location(self) -> str:
         """Spell the configured external Redis as a URL, without its password."""
@@ -158,13 +231,27 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
             _check(row.field, name, value)
             values[row.field] = value
     settings = msgspec.convert(values, Settings, strict=False)
-    if settings.jwt_secret is not None:
+    if settings.jwt_secret is not None and len(settings.jwt_secret.encode()) < _SHORTEST_SECRET_BYTES:
         raise ConfigError(
-            "JWT_SECRET is set, but this version does not check tokens; unset it, or put a proxy in front"
+            f"JWT_SECRET is shorter than {_SHORTEST_SECRET_BYTES} bytes; make one with `openssl rand -base64 32`"
         )
+    if settings.jwks_file is not None and settings.jwks_url is not None:
+        raise ConfigError("JWKS_FILE and JWKS_URL both name keys; set one of them")
+    if settings.jwt_secret is not None and (settings.jwks_file or settings.jwks_url):
+        raise ConfigError("JWT_SECRET and a JWKS are two ways to sign tokens, and mixing them is unsafe; set one")
+    for origin in names(settings.cors_origins):
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(f"CORS_ORIGINS: {origin!r} is no origin; write https://host or https://host:port")
+    if settings.auth == "none" and settings.authenticates():
+        raise ConfigError("AUTH=none says to ask nobody, but a key for tokens is set too; take one of them back")
     if sum(bool(address) for address in (settings.redis_url, settings.redis_addr, settings.redis_host)) > 1:
         raise ConfigError("REDIS_URL, REDIS_ADDR and REDIS_HOST name a Redis each; set one of them")
     return settings
+
+
+def names(text: str | None) -> list[str]:
+    """Read a list of names, separated by commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _file_values(env_file: Path | None) -> dict[str, str | None]:

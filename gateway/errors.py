@@ -10,12 +10,14 @@ class Refusal(Exception):
     """A request that is answered with a problem. `retryable`: the same request may succeed later, unchanged.
 
     members: extra facts for the problem document. retry_after_seconds: how long to wait, where that is known.
+    type_uri: the registered problem type, where there is one.
     """
 
     code = "internal"
     title = "The gateway failed"
     retryable = False
     retry_after_seconds: int | None = None
+    type_uri: str | None = None
 
     def __init__(self, detail: str, **members: object) -> None:
         super().__init__(detail)
@@ -150,6 +152,87 @@ class BadRequest(Refusal):
     code, title = "bad_request", "The request is not valid HTTP"
 
 
+# What is wrong with who asks
+
+
+class Unauthenticated(Refusal):
+    code, title = "unauthenticated", "The request does not say who asks"
+
+    def __init__(self) -> None:
+        super().__init__("send Authorization: Bearer with a token or an API key")
+
+
+class InvalidToken(Refusal):
+    code, title = "invalid_token", "The token is not valid"
+
+    def __init__(self) -> None:
+        super().__init__("the bearer token is none of ours, is over, or was revoked")
+
+
+class IdentityUnavailable(Refusal):
+    code, title = "identity_unavailable", "The keys that tokens are checked with cannot be had"
+    retryable, retry_after_seconds = True, 5
+
+    def __init__(self) -> None:
+        super().__init__("the issuer's keys (JWKS) cannot be fetched; nobody can be let in by them now")
+
+
+class InsufficientScope(Refusal):
+    code, title = "insufficient_scope", "The token does not allow this"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this needs the scope {scope}", scope=scope)
+        self.scope = scope
+
+
+class ForbiddenJobType(Refusal):
+    code, title = "forbidden_job_type", "The token does not allow this job_type"
+
+    def __init__(self, job_type: str) -> None:
+        super().__init__("the token is limited to other job_types", job_type=job_type)
+
+
+class ForbiddenTenant(Refusal):
+    code, title = "forbidden_tenant", "The token does not reach beyond its tenant"
+
+    def __init__(self) -> None:
+        super().__init__("only `admin` of the default tenant may look after other tenants")
+
+
+class ForbiddenOrigin(Refusal):
+    code, title = "forbidden_origin", "A page of another site sent this"
+
+    def __init__(self) -> None:
+        super().__init__("requests from pages of other sites are refused; CORS_ORIGINS names those that may ask")
+
+
+class RateLimited(Refusal):
+    """The tenant (or the address) asked too often. policy: which limit; the time is rounded up to whole seconds."""
+
+    code, title = "rate_limited", "Too many requests"
+    type_uri = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    retryable = True
+
+    def __init__(self, policy: str, limit_per_minute: int, retry_ms: int) -> None:
+        super().__init__(f"more than {limit_per_minute} a minute; slow down", **{"violated-policies": [policy]})
+        self.retry_after_seconds = max(1, -(-retry_ms // 1000))
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class QuotaExceeded(Refusal):
+    """The tenant holds as much as it may. quota: its name, as `GET /tenants` tells it."""
+
+    code, title = "quota_exceeded", "The tenant's quota is used up"
+    type_uri = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    retryable, retry_after_seconds = True, 5
+
+    def __init__(self, quota: str, used: int, limit: int) -> None:
+        super().__init__(
+            f"{quota}: {used} of {limit}; nothing was stored",
+            quota=quota, used=used, limit=limit, **{"violated-policies": [quota]},
+        )  # fmt: skip
+
+
 # What is wrong with where it goes
 
 
@@ -180,6 +263,13 @@ class WorkerNotFound(Refusal):
 
     def __init__(self, worker_id: str) -> None:
         super().__init__("no worker of this id polled lately", worker_id=worker_id)
+
+
+class KeyNotFound(Refusal):
+    code, title = "key_not_found", "There is no such API key"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("no API key has this id", id=key_id)
 
 
 class QueueNotFound(Refusal):
@@ -219,6 +309,14 @@ class TaskChanged(Refusal):
 
     def __init__(self, task_id: str) -> None:
         super().__init__("somebody else changes this task; repeat the request", id=task_id)
+
+
+class SettingsChanged(Refusal):
+    code, title = "settings_changed", "The queue's settings changed at the same moment"
+    retryable, retry_after_seconds = True, 1
+
+    def __init__(self, job_type: str) -> None:
+        super().__init__("somebody else changes this queue; repeat the request", job_type=job_type)
 
 
 class NotFinished(Refusal):

@@ -55,6 +55,8 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # What operators did is always written down.
+    logging.getLogger("gateway.audit").setLevel(logging.INFO)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True

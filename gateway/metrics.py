@@ -88,10 +88,12 @@ class Metrics:
         """So many polls are open in this process."""
         self._open_polls.set(number)
 
-    def render(self, queues: Sequence[tuple[str, QueueStats]]) -> bytes:
-        """Write everything, with the counts of the given queues (name, counts)."""
+    def render(self, queues: Sequence[tuple[str, QueueStats]], *, process: bool = True) -> bytes:
+        """Write the counts of the given queues (name, counts), and what the process counted."""
         depths = CollectorRegistry()
         depths.register(_Depths(queues))
+        if not process:
+            return bytes(generate_latest(depths))
         counters = self._registry
         if self._several:
             counters = CollectorRegistry()

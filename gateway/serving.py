@@ -122,9 +122,7 @@ def _run_several(settings: Settings, pool_size: int, processes: int) -> int:
 
 
 def _warn(settings: Settings) -> None:
-    if settings.host not in ("127.0.0.1", "localhost", "::1"):
-        log.warning("listens on more than loopback without authentication", extra={"host": settings.host})
+    for warning in settings.warnings():
+        log.warning("started open", extra={"warning": warning, "host": settings.host})
     if settings.database_url is not None:
         log.warning("ignored DATABASE_URL: tasks are kept in Redis")
-    if settings.rate_limit_per_minute is not None:
-        log.warning("RATE_LIMIT_PER_MINUTE is set but not enforced by this version")

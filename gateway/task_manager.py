@@ -24,6 +24,8 @@ from gateway.tasks import DEFAULT_TENANT, LeasedTask, Queue
 
 log = logging.getLogger("gateway.polls")
 _POLLS_PER_CLAIM = 200
+# While several tenants poll, so that one with many polls does not make the others wait for a long claim.
+_POLLS_PER_FAIR_CLAIM = 32
 _RECHECK_SECONDS = 1.0
 _RECHECKS_PER_SECOND = 10.0
 _RETRY_SECONDS = 0.25
@@ -77,10 +79,15 @@ class _Bell:
 class TaskManager:
     """Holds the open polls of this process and hands them tasks.
 
-    max_open_polls: more are refused. Hears the store's rings (`ready`, `final`, ..) and alarms (passed to `on_alarm`).
+    max_open_polls: more are refused; limit_of: likewise, of one tenant. Hears the store's rings (`ready`, `final`, ..)
+    and alarms (passed to `on_alarm`).
     """
 
-    def __init__(self, store: TaskStore, registry: Registry, max_open_polls: int) -> None:
+    def __init__(
+        self, store: TaskStore, registry: Registry, max_open_polls: int, limit_of: Callable[[str], int] | None = None
+    ) -> None:
+        self._limit_of = limit_of
+        self._of_tenant: dict[str, int] = {}
         self._store = store
         self._registry = registry
         self._max_open_polls = max_open_polls
@@ -105,6 +112,10 @@ class TaskManager:
         """How many polls wait here now."""
         return len(self._polls)
 
+    def open_polls_of(self, tenant: str) -> int:
+        """How many polls of one tenant wait here now."""
+        return self._of_tenant.get(tenant, 0)
+
     def poll(self, request: PollRequest) -> OpenPoll:
         """Open a poll. Await its `tasks`, tell it when its client hung up.
 
@@ -114,6 +125,10 @@ class TaskManager:
             raise ShuttingDown()
         if len(self._polls) >= self._max_open_polls:
             raise TooManyPolls(self._max_open_polls)
+        mine = self._of_tenant.get(request.tenant, 0)
+        if self._limit_of is not None and mine >= self._limit_of(request.tenant):
+            raise TooManyPolls(self._limit_of(request.tenant))
+        self._of_tenant[request.tenant] = mine + 1
         poll = _Poll(request, asyncio.get_running_loop().create_future())
         self._polls.add(poll)
         self._by_worker.setdefault((request.tenant, request.worker_id), set()).add(poll)
@@ -370,10 +385,11 @@ class TaskManager:
         try:
             while bell.rung and bell.waiting:
                 polls = []
+                most = _POLLS_PER_CLAIM if len(self._of_tenant) == 1 else _POLLS_PER_FAIR_CLAIM
                 for poll in bell.waiting:
                     if not poll.busy and not poll.future.done():
                         polls.append(poll)
-                        if len(polls) >= min(bell.rung, _POLLS_PER_CLAIM):
+                        if len(polls) >= min(bell.rung, most):
                             break
                 if not polls:
                     # Everybody is busy elsewhere; whoever becomes free looks at `rung`.
@@ -458,6 +474,11 @@ class TaskManager:
     def _leave(self, poll: _Poll) -> None:
         self._resolve(poll, [])
         self._polls.discard(poll)
+        left = self._of_tenant[poll.request.tenant] - 1
+        if left:
+            self._of_tenant[poll.request.tenant] = left
+        else:
+            del self._of_tenant[poll.request.tenant]
         key = (poll.request.tenant, poll.request.worker_id)
         mates = self._by_worker.get(key)
         if mates is not None:

@@ -11,6 +11,13 @@ from gateway.config import ConfigError, Settings
 
 ROWS = config.table()
 SECRET = "hunter2-is-secret"
+_SAMPLES: dict[str, tuple[str, object]] = {
+    "shutdown_timeout_seconds": ("7.5", 7.5),
+    "jwt_secret": ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef"),
+    "jwks_url": ("https://keys.example/jwks.json", "https://keys.example/jwks.json"),
+    "cors_origins": ("https://a.example,http://b:8080", "https://a.example,http://b:8080"),
+    "tenant_max_batch": ("43", 43),
+}
 
 
 def load(tmp_path: Path | None = None, /, **environ: str) -> Settings:
@@ -22,8 +29,8 @@ def sample(row: config.Setting) -> tuple[str, object]:
     kind = row.kind
     if row.field == "appendfsync":
         return "everysec", "everysec"
-    if row.field == "shutdown_timeout_seconds":
-        return "7.5", 7.5
+    if row.field in _SAMPLES:
+        return _SAMPLES[row.field]
     if kind == "whole number":
         return "4321" if row.field not in ("task_workers", "redis_db") else "7", (
             4321 if row.field not in ("task_workers", "redis_db") else 7
@@ -46,7 +53,7 @@ def test_without_anything_set_the_defaults_hold_and_redis_is_embedded() -> None:
 
 @pytest.mark.parametrize(
     ("row", "variable"),
-    [(row, name) for row in ROWS for name in row.variables if row.field != "jwt_secret"],
+    [(row, name) for row in ROWS for name in row.variables],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_spelling_of_every_setting_is_read(row: config.Setting, variable: str) -> None:
@@ -134,9 +141,45 @@ def test_a_secret_never_stands_in_a_message(tmp_path: Path) -> None:
         assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
 
-def test_a_jwt_secret_is_refused_rather_than_ignored() -> None:
-    with pytest.raises(ConfigError, match="JWT_SECRET"):
-        load(JWT_SECRET="x")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"JWT_SECRET": "x" * 31},
+        {"AUTH": "none", "JWT_SECRET": "x" * 32},
+        {"JWT_SECRET": "x" * 32, "JWKS_URL": "https://keys.example/"},
+        {"JWKS_FILE": "keys.json", "JWKS_URL": "https://keys.example/"},
+        {"AUTH": "none", "API_KEYS": "true"},
+        {"JWKS_URL": "http://keys.example/"},
+        {"JWKS_URL": "file:///etc/passwd"},
+        {"CORS_ORIGINS": "*"},
+        {"CORS_ORIGINS": "https://a.example/path"},
+        {"CORS_ORIGINS": "null"},
+        {"AUTH": "off"},
+        {"TENANT_MAX_BATCH": "1001"},
+    ],
+    ids=lambda variables: ",".join(variables),
+)
+def test_identity_that_is_weak_or_contradicts_itself_refuses_to_boot(variables: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(variables))):
+        load(**variables)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "gateway.example", "1270.0.0.1"])
+def test_without_identity_nothing_but_loopback_is_served_unless_it_is_said_aloud(host: str) -> None:
+    with pytest.raises(ConfigError, match="AUTH=none"):
+        load(HOST=host).check_exposure()
+    load(HOST=host, AUTH="none").check_exposure()
+    load(HOST=host, JWT_SECRET="x" * 32).check_exposure()
+    load(HOST=host, API_KEYS="true").check_exposure()
+    assert "network" in load(HOST=host, AUTH="none").warnings()[0]
+
+
+def test_on_loopback_an_open_gateway_starts_with_a_warning() -> None:
+    for host in ("127.0.0.1", "localhost", "::1", "127.9.9.9"):
+        settings = load(HOST=host)
+        settings.check_exposure()
+        assert "no authentication" in settings.warnings()[0]
+    assert load(JWT_SECRET="x" * 32).warnings() == []
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import pytest
 from msgspec import inspect
 
 from gateway import config, tasks
-from gateway.api import messages, operations, problems
+from gateway.api import admin_messages, messages, operations, problems
 from gateway.api.messages import Request
 from gateway.store import scripts
 from gateway.store.keys import Keys
@@ -242,6 +242,8 @@ NAMES = {
     messages.JobType.__metadata__[0].pattern: "job type",
     messages.WorkerId.__metadata__[0].pattern: "worker id",
     messages.PollId.__metadata__[0].pattern: "poll id",
+    admin_messages.TenantName.__metadata__[0].pattern: "tenant",
+    admin_messages.JobTypePattern.__metadata__[0].pattern: "job type pattern",
 }
 
 
@@ -295,7 +297,7 @@ def members_of(message: type[Request]) -> list[str]:
 def _all_messages() -> list[type[Request]]:
     return [
         one
-        for one in vars(messages).values()
+        for one in {**vars(messages), **vars(admin_messages)}.values()
         if isinstance(one, type) and issubclass(one, Request) and one is not Request
     ]
 
@@ -309,7 +311,7 @@ def test_the_protocol_has_every_member_with_its_bounds(message: type[Request]) -
 
 
 def test_the_protocol_has_every_member_of_a_reply() -> None:
-    for name, message in vars(messages).items():
+    for name, message in {**vars(messages), **vars(admin_messages)}.items():
         if isinstance(message, type) and issubclass(message, msgspec.Struct) and not issubclass(message, Request):
             for member in message.__struct_fields__:
                 assert f"`{member}`" in PROTOCOL or f'"{member}"' in PROTOCOL, f"{name}.{member}"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[1]
-_MODEL = {"errors", "retries", "tasks", "config"}
-_SERVICES = {"task_manager", "pool", "metrics", "redis_watch"}
+_MODEL = {"errors", "retries", "tasks", "config", "identity", "queue_settings"}
+_SERVICES = {"task_manager", "pool", "metrics", "redis_watch", "authentication", "jwts", "limits"}
 _WIRING = {
     "__init__", "__main__", "app", "background", "server", "serving", "processes", "protocol_guard", "connection",
     "embedded", "redis_binary", "redis_words", "cli", "logs", "commands",

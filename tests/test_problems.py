@@ -31,11 +31,18 @@ ARGUMENTS: dict[str, Any] = {
     "status": "completed",
     "queue": "demo",
     "depth": 5,
+    "scope": "tasks:write",
+    "key_id": "9f2c61d0a4be",
+    "policy": "requests",
+    "limit_per_minute": 60,
+    "retry_ms": 1500,
+    "quota": "max_pending",
+    "used": 7,
 }
 # What a load balancer and a client act on without reading: this request may succeed when it is sent again.
 WORTH_REPEATING = {408, 429, 500, 503}
 # Conflicts that pass by themselves: somebody else is at it this very moment.
-PASSING_CONFLICTS = (errors.RequestRunning, errors.TaskChanged)
+PASSING_CONFLICTS = (errors.RequestRunning, errors.TaskChanged, errors.SettingsChanged)
 
 
 def subclasses(kind: type[Refusal]) -> Iterator[type[Refusal]]:
@@ -79,7 +86,7 @@ class TestEachRefusal:
         refusal = build(kind)
         document = json.loads(problems.encode(refusal, "request-1"))
         status = problems.STATUS[kind]
-        assert document["type"] == problems.TYPE_PREFIX + kind.code
+        assert document["type"] == (kind.type_uri or problems.TYPE_PREFIX + kind.code)
         assert document["title"] == kind.title
         assert document["status"] == status == problems.status_of(refusal)
         assert document["code"] == kind.code
@@ -96,11 +103,12 @@ class TestEachRefusal:
         assert kind.retryable is (problems.STATUS[kind] in WORTH_REPEATING or kind in PASSING_CONFLICTS)
 
     def test_429_and_503_say_how_long_to_wait(self, kind: type[Refusal]) -> None:
-        headers = dict(problems.headers(build(kind)))
+        refusal = build(kind)
+        headers = dict(problems.headers(refusal))
         if problems.STATUS[kind] in (429, 503) or kind in PASSING_CONFLICTS:
-            assert kind.retry_after_seconds is not None
-            assert kind.retry_after_seconds >= 1
-            assert headers[b"retry-after"] == b"%d" % kind.retry_after_seconds
+            assert refusal.retry_after_seconds is not None
+            assert refusal.retry_after_seconds >= 1
+            assert headers[b"retry-after"] == b"%d" % refusal.retry_after_seconds
         else:
             assert b"retry-after" not in headers
 

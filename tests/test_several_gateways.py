@@ -134,8 +134,8 @@ async def test_killing_a_gateway_loses_nothing(redis_url: str, tmp_path: Path) -
     doomed, other = GatewayProcess(redis_url, tmp_path), GatewayProcess(redis_url, tmp_path)
     async with running(doomed, other) as (first, second):
         held_task = await enqueue(first, lease_seconds=3)
-        (held,) = await poll(first, "w1", 0)
         claimed = time.monotonic()
+        (held,) = await poll(first, "w1", 0)
         lost_poll = asyncio.create_task(poll(first, "w2", 30))
         await polls_open(first, 1)
         open_poll = asyncio.create_task(poll(second, "w3", 30))

@@ -488,3 +488,13 @@ async def test_what_a_poll_id_got_is_forgotten_a_minute_after_its_lease(store: S
     await lives.take_one(store, poll_id="p1", lease_ms=5000)
     ttl_ms = await redis.pttl(f"tg:{lives.TAG}:poll:w1 p1")
     assert 60_000 < ttl_ms <= 65_000
+
+
+async def test_a_released_task_must_still_be_started_in_time(store: Store, clock: Clock) -> None:
+    for front in (True, False):
+        task = await lives.enqueue(store, expires_in_ms=5000)
+        leased = await lives.take_one(store)
+        await lives.release(store, leased, front=front)
+        clock.advance(6)
+        await store.tasks.expire(lives.QUEUE)
+        assert await lives.status_of(store, task.id) is Status.FAILED

@@ -60,7 +60,7 @@ async def _state(redis: Redis) -> dict[bytes, Any]:
 
 def _enqueue(limit: int = 10, due: str = "", **members: Any) -> list[Any]:
     body = arq_format.encode_job(TaskSpec("demo", **members))
-    return ["gw1", limit, 1, _ID, 2, due, members.get("expires_in_ms", 0), 1, body, ""]
+    return ["gw1", limit, 0, 1, _ID, 2, due, members.get("expires_in_ms", 0), 1, body, ""]
 
 
 def _claim(poll_id: str) -> list[Any]:
@@ -69,11 +69,11 @@ def _claim(poll_id: str) -> list[Any]:
 
 def _fail(delay_ms: int, retryable: int = 1) -> list[Any]:
     pairs, count = arq_format.failed_pairs("no", lives.ERROR)
-    return ["gw1", 1, _ID, _SEED, retryable, delay_ms, lives.ERROR, lives.ERROR, pairs, count]
+    return ["gw1", 1, _ID, _SEED, retryable, delay_ms, lives.ERROR, lives.ERROR, 0, pairs, count]
 
 
 def _complete() -> list[Any]:
-    return [1, _ID, _SEED, *arq_format.completed_pairs(b"7")]
+    return ["gw1", 1, _ID, _SEED, *arq_format.completed_pairs(b"7")]
 
 
 @pytest.mark.parametrize("due", ["", "+60000"])
@@ -130,7 +130,7 @@ async def test_complete(calls: Calls, store: Store) -> None:
     await calls.enqueue()
     await calls.claim()
     first, second = await calls.twice("complete", *_complete())
-    assert first[2][0] == second[2][0] == b"completed"
+    assert first[3][0] == second[3][0] == b"completed"
     (stats,) = await store.inspector.stats([lives.QUEUE])
     assert stats.totals == {"enqueued": 1, "completed": 1}
 
@@ -186,7 +186,7 @@ async def test_cancel_of_a_running_task(calls: Calls) -> None:
 async def test_retry(calls: Calls) -> None:
     await calls.enqueue()
     await calls.once("cancel", 1, _ID)
-    first, second = await calls.twice("retry", "gw1", 10, 1, _ID)
+    first, second = await calls.twice("retry", "gw1", 10, 1, _ID, 0)
     assert (first[3], second[3]) == (b"pending", b"live")
 
 

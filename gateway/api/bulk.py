@@ -8,19 +8,21 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from gateway.api import messages
+from gateway.api.audit import audit
 from gateway.api.codec import check_media_type, check_text, decode
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import BulkReply, TaskFilter
+from gateway.api.producers import queues_of
 from gateway.api.replies import encode
 from gateway.api.times import NO_TIME, parse_time
 from gateway.errors import InvalidMember, Refusal, StoreFull, StoreUnavailable
 from gateway.store.inspector import Filter, Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
-from gateway.tasks import DEFAULT_TENANT, FINAL, Queue, Status, Task
+from gateway.tasks import FINAL, Queue, Status, Task
 
 MAX_TASKS = 10_000
-_PAGE_TASKS = 200
+PAGE_TASKS = 200
 _bulk = msgspec.json.Decoder(messages.Bulk)
 _CANCELLABLE = frozenset(Status) - FINAL
 _RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED})
@@ -38,41 +40,42 @@ class Bulk:
 
     async def cancel(self, call: Call) -> Reply:
         """POST /tasks/cancel. 200 with counts, 400."""
-        return await self._each(call, _CANCELLABLE, self._store.cancel)
+        return await self._each(call, "cancelled tasks", _CANCELLABLE, self._store.cancel)
 
     async def retry(self, call: Call) -> Reply:
         """POST /tasks/retry. 200 with counts, 400."""
-        return await self._each(call, _RETRYABLE, self._store.retry)
+        return await self._each(call, "retried tasks", _RETRYABLE, self._store.retry)
 
     async def delete(self, call: Call) -> Reply:
         """POST /tasks/delete. 200 with counts, 400."""
-        return await self._each(call, _DELETABLE, self._store.delete)
+        return await self._each(call, "deleted tasks", _DELETABLE, self._store.delete)
 
     async def _each(
-        self, call: Call, eligible: frozenset[Status], change: Callable[[Queue, str], Awaitable[object]]
+        self, call: Call, action: str, eligible: frozenset[Status], change: Callable[[Queue, str], Awaitable[object]]
     ) -> Reply:
         call.query()
         check_media_type(call.headers.get(b"content-type"))
         body = await call.body(self._max_body_bytes)
         check_text(body)
         request = decode(body, _bulk)
-        which = _filter(request.filter, eligible)
-        job_type = request.filter.job_type
-        queues = await self._registry.queues(DEFAULT_TENANT) if job_type is None else [Queue(DEFAULT_TENANT, job_type)]
+        which = filter_of(request.filter, eligible)
+        queues = await queues_of(call, self._registry, request.filter.job_type)
         matched = changed = 0
         cursor: str | None = None
         while which.statuses and matched < MAX_TASKS:
-            tasks, cursor = await self._inspector.page(queues, which, min(_PAGE_TASKS, MAX_TASKS - matched), cursor)
+            tasks, cursor = await self._inspector.page(queues, which, min(PAGE_TASKS, MAX_TASKS - matched), cursor)
             matched += len(tasks)
             if not request.dry_run:
-                changed += sum(await asyncio.gather(*(self._one(task, change) for task in tasks)))
+                changed += sum(await asyncio.gather(*(self._one(call, task, change) for task in tasks)))
             if cursor is None:
                 break
+        if not request.dry_run:
+            audit(call, action, job_type=request.filter.job_type or "*", changed=changed)
         return Reply(200, encode(BulkReply(matched=matched, changed=changed, more=cursor is not None)))
 
-    async def _one(self, task: Task, change: Callable[[Queue, str], Awaitable[object]]) -> bool:
+    async def _one(self, call: Call, task: Task, change: Callable[[Queue, str], Awaitable[object]]) -> bool:
         try:
-            await change(Queue(DEFAULT_TENANT, task.spec.job_type), task.id)
+            await change(Queue(call.identity.tenant, task.spec.job_type), task.id)
         except (StoreUnavailable, StoreFull):
             raise
         except Refusal:
@@ -81,7 +84,8 @@ class Bulk:
         return True
 
 
-def _filter(given: TaskFilter, eligible: frozenset[Status]) -> Filter:
+def filter_of(given: TaskFilter, eligible: frozenset[Status]) -> Filter:
+    """A filter of the wire as the model's, of tasks in an eligible state."""
     statuses = eligible
     if given.status is not None:
         names = [given.status] if isinstance(given.status, str) else given.status

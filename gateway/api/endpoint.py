@@ -16,7 +16,9 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from gateway.api import problems
+from gateway.api.guard import OPEN, Door, Guard
 from gateway.errors import BodyTooLarge, InternalError, InvalidParameter, Refusal, UnsupportedEncoding
+from gateway.identity import NOBODY
 
 log = logging.getLogger("gateway.http")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -33,9 +35,10 @@ class ClientGone(Exception):
 
 
 class Call:
-    """One request. headers: lower-case names; id: what the path's `{..}` held."""
+    """One request. headers: lower-case names; id: what the path's `{..}` held; identity: who asks; extra: headers
+    that its reply gets whatever it is."""
 
-    __slots__ = ("_whole", "headers", "id", "jobs", "method", "receive", "request_id", "scope")
+    __slots__ = ("_whole", "extra", "headers", "id", "identity", "jobs", "method", "receive", "request_id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, id: str, *, jobs: bool) -> None:
         self.scope = scope
@@ -43,6 +46,8 @@ class Call:
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = id
+        self.identity = NOBODY
+        self.extra: tuple[tuple[bytes, bytes], ...] = ()
         self.jobs = jobs
         self._whole = False
         given = self.headers.get(b"x-request-id")
@@ -138,18 +143,32 @@ Handler = Callable[[Call], Awaitable[Reply]]
 
 
 class Endpoint:
-    """A route's handler as an ASGI application. observe: told (route, status) after each request."""
+    """A route's handler as an ASGI application, behind a guard and its door.
 
-    __slots__ = ("_handler", "_observe", "_route")
+    observe: told (route, status) after each request.
+    """
 
-    def __init__(self, route: str, handler: Handler, observe: Callable[[str, int], None]) -> None:
+    __slots__ = ("_door", "_guard", "_handler", "_observe", "_route")
+
+    def __init__(
+        self, route: str, handler: Handler, observe: Callable[[str, int], None], guard: Guard, door: Door = OPEN
+    ) -> None:
         self._route = route
+        self._guard = guard
+        self._door = door
         self._handler = handler
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, id: str = "", *, jobs: bool = False) -> None:
         call = Call(scope, receive, id, jobs=jobs)
         try:
+            let_in = self._guard.wave_through(call.headers, self._door)
+            if let_in is None:
+                call.extra = self._guard.cors(call.headers)
+                call.identity, extra = await self._guard.admit(scope, call.headers, self._door)
+                call.extra += extra
+            else:
+                call.identity, call.extra = let_in
             reply = await self._handler(call)
         except Refusal as refusal:
             reply = refusal_reply(refusal, call.request_id)
@@ -163,7 +182,7 @@ class Endpoint:
             reply.undelivered()
             # Nothing, for a client that closed only its sending half.
             reply = Reply(204)
-        await _send(send, reply, call.request_id)
+        await _send(send, reply, call)
         self._observe(self._route, reply.status)
 
 
@@ -177,8 +196,8 @@ def refusal_reply(refusal: Refusal, request_id: str) -> Reply:
     )
 
 
-async def _send(send: Send, reply: Reply, request_id: str) -> None:
-    headers = [*_ALWAYS, *reply.headers, (b"x-request-id", request_id.encode())]
+async def _send(send: Send, reply: Reply, call: Call) -> None:
+    headers = [*_ALWAYS, *reply.headers, *call.extra, (b"x-request-id", call.request_id.encode())]
     if reply.status not in (204, 304):
         headers.append(reply.media)
         headers.append((b"content-length", b"%d" % len(reply.body)))

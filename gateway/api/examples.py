@@ -182,7 +182,52 @@ QUEUE = {
     "cancelled": 0,
     "max_pending": 100_000,
     "oldest_pending_seconds": 0.8,
+    "stored_bytes": 482_113,
     "totals": {"enqueued": 1002, "completed": 981, "failed": 2},
+}
+NEW_QUEUE_SETTINGS = {
+    "max_processing": 8,
+    "rate_per_second": 20.0,
+    "max_processing_per_key": 1,
+    "defaults": {"lease_seconds": 120, "max_attempts": 5, "retention_seconds": 3600},
+}
+QUEUE_SETTINGS: dict[str, Any] = {
+    "job_type": "image_resize",
+    "max_pending": 100_000,
+    "max_processing": 8,
+    "rate_per_second": 20.0,
+    "max_processing_per_key": 1,
+    "defaults": {"lease_seconds": 120.0, "max_attempts": 5, "retention_seconds": 3600.0},
+    "paused": False,
+    "paused_until": None,
+    "version": 3,
+}
+PAUSED = {**QUEUE_SETTINGS, "paused": True, "paused_until": "2030-01-31T08:00:00.000Z", "version": 4}
+NEW_KEY = {"name": "ci", "scopes": ["tasks:write", "tasks:read"], "expires_in_seconds": 7_776_000}
+KEY: dict[str, Any] = {
+    "id": "9f2c61d0a4be",
+    "name": "ci",
+    "tenant": "default",
+    "scopes": ["tasks:write", "tasks:read"],
+    "created_at": "2030-01-31T08:00:00.000Z",
+    "expires_at": "2030-05-01T08:00:00.000Z",
+}
+MADE_KEY = {**KEY, "key": "tgw_EXAMPLE-this-is-no-key-but-as-long-as-one-xx"}
+KEYS = {"keys": [KEY]}
+REVOKED = {"id": KEY["id"], "revoked": True}
+TENANT = {
+    "tenant": "acme",
+    "limits": {
+        "rate_limit_per_minute": 6000,
+        "max_open_polls": 10_000,
+        "max_pending": 50_000,
+        "max_stored_bytes": None,
+        "max_batch": 1000,
+    },
+    "own": ["rate_limit_per_minute", "max_pending"],
+    "queues": 3,
+    "pending": 1200,
+    "stored_bytes": 912_004,
 }
 HEALTH = {
     "status": "ok",

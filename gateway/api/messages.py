@@ -167,6 +167,17 @@ class NewTask(Request):
         ]
         | None
     ) = None
+    concurrency_key: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=200,
+                description="Tasks of the queue with the same key run one at a time, or as many as its settings say.",
+            ),
+        ]
+        | None
+    ) = None
     tags: Tags | None = None
     unique_key: (
         Annotated[
@@ -294,6 +305,7 @@ class TaskReply(msgspec.Struct, omit_defaults=True, kw_only=True):
     started_at: Time | None = None
     finished_at: Time | None = None
     completed_at: Annotated[Time, Meta(description="`finished_at` again, under /api/v1/jobs.")] | None = None
+    concurrency_key: str | None = None
     unique_key: str | None = None
     attempt: Annotated[int, Meta(description="Claims so far that were not released.")]
     max_attempts: int
@@ -394,6 +406,10 @@ class Complete(Request):
 
 
 Retryable = Annotated[bool, Meta(description="False: no other attempt. Default: true.")]
+PauseQueue = Annotated[
+    float,
+    Meta(gt=0, le=86_400, description="Hand nothing of this queue out for that long: its provider said to slow down."),
+]
 RetryIn = Annotated[
     float, Meta(ge=0, le=_YEAR_SECONDS, description="The next attempt's wait, instead of what the task's `retry` says.")
 ]
@@ -415,6 +431,7 @@ class Fail(Request):
     error: Annotated[str, Meta(max_length=16_384)] | NewError | None = None
     retryable: Retryable | None = None
     retry_in_seconds: RetryIn | None = None
+    pause_queue_seconds: PauseQueue | None = None
     next: Next | None = None
 
 
@@ -435,6 +452,7 @@ class Outcome(Request):
     error: Annotated[str, Meta(max_length=16_384)] | NewError | None = None
     retryable: Retryable | None = None
     retry_in_seconds: RetryIn | None = None
+    pause_queue_seconds: PauseQueue | None = None
     delay_seconds: DelaySeconds | None = None
 
 
@@ -566,7 +584,9 @@ class QueueRecord(Reply):
     cancelled: int
     max_pending: int
     oldest_pending_seconds: float
+    stored_bytes: int
     totals: dict[str, int]
+    paused: bool = False
 
 
 class QueueList(Reply):

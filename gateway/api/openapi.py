@@ -54,18 +54,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. id: its name in generated clients; refusals: causes beyond those any request can have."""
+    """One method of one path. id: its name in generated clients; scope: what its token
+    must allow, '' for anybody; refusals: causes beyond those any request can have."""
 
     method: str
     path: str
     id: str
     tag: Literal["Producers", "Workers", "Operators"]
+    scope: str
     summary: str
     answers: Mapping[int, Answer]
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     bodies: tuple[Body, ...] = ()
     refusals: Causes = ()
+    body_required: bool = True
 
 
 HEADERS: dict[str, str] = {
@@ -76,6 +79,9 @@ HEADERS: dict[str, str] = {
     "Link": 'The next page: `<..>; rel="next"`. Missing on the last one.',
     "X-Directive": "`run`; `drain`: finish what you hold and poll no more; `stop`: release what you hold and end.",
     "Idempotent-Replayed": "`true`: the request was made before with this Idempotency-Key; this is its first reply.",
+    "WWW-Authenticate": "`Bearer`, and what was wrong with the token (RFC 6750).",
+    "RateLimit": "What is left of a limit (draft-ietf-httpapi-ratelimit-headers).",
+    "RateLimit-Policy": "The limits there are (as above).",
     "Retry-After": "Whole seconds to wait before the same request may succeed.",
     "Allow": "The methods that the address takes.",
 }
@@ -159,10 +165,20 @@ _REQUEST_ID = Parameter(
     "Comes back in the reply, and stands in the gateway's log.",
     "header",
 )
-_EVERY: Causes = (errors.InvalidParameter, errors.InternalError)
+_EVERY: Causes = (errors.InvalidParameter, errors.ForbiddenOrigin, errors.InternalError)
+# Whoever needs a token can be turned away at the door.
+_LET_IN: Causes = (
+    errors.Unauthenticated, errors.InvalidToken, errors.InsufficientScope, errors.RateLimited,
+    errors.IdentityUnavailable, errors.StoreUnavailable,
+)  # fmt: skip
+_OF_QUEUE: Causes = (errors.InvalidId, errors.InvalidMember, errors.BadCursor)
 # Refusals that are the same everywhere, and those without an operation.
 _SHARED = {408: "Timeout", 414: "UrlTooLong", 431: "HeadersTooLarge", 500: "InternalError", 501: "NotImplemented"}
 _ROUTELESS: dict[str, type[Refusal]] = {"NotFound": errors.RouteNotFound, "MethodNotAllowed": errors.MethodNotAllowed}
+_REFUSED_WITH = {
+    401: ("WWW-Authenticate",), 403: ("WWW-Authenticate",), 503: ("Retry-After",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+}  # fmt: skip
 # msgspec sorts what a Literal lists.
 _ORDER = {
     frozenset(names): names for names in map(get_args, (messages.Priority, messages.StatusName, messages.Directive))
@@ -198,6 +214,15 @@ def document(operations: Sequence[Operation]) -> _Json:
             "headers": {
                 name.replace("-", ""): {"description": about, "schema": {"type": "string"}}
                 for name, about in HEADERS.items()
+            },
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT, or an API key (tgw_..)",
+                    "description": "Needed where the gateway has keys for tokens. Each operation names the scope it "
+                    "needs; `admin` has all.",
+                }
             },
             "responses": {
                 **{name: _refusal(status, _codes(status, _EVERY)) for status, name in _SHARED.items()},
@@ -255,9 +280,11 @@ def _operation(operation: Operation, schemas: _Schemas) -> _Json:
         "summary": operation.summary,
         "description": operation.description,
         "parameters": [*parameters, {"$ref": "#/components/parameters/RequestId"}],
-        "requestBody": {"required": True, "content": _content(operation.bodies, schemas)},
+        "requestBody": {"required": operation.body_required, "content": _content(operation.bodies, schemas)},
         "responses": _responses(operation, schemas),
     }
+    if operation.scope:
+        written["security"] = [{"bearer": [operation.scope]}]
     if not operation.description:
         del written["description"]
     if not operation.bodies:
@@ -293,7 +320,9 @@ def _content(bodies: Sequence[Body], schemas: _Schemas) -> _Json:
 
 
 def _responses(operation: Operation, schemas: _Schemas) -> _Json:
-    causes = (*_EVERY, *operation.refusals)
+    causes = (*_EVERY, *operation.refusals, *(_LET_IN if operation.scope else ()))
+    if operation.scope and any(cause in causes for cause in _OF_QUEUE):
+        causes += (errors.ForbiddenJobType,)
     refused = {*(STATUS[cause] for cause in causes), *GUARD}
     if not operation.bodies:
         refused.discard(413)
@@ -330,7 +359,7 @@ def _refusal(status: int, codes: dict[str, str], *headers: str) -> _Json:
     }
     return {
         "description": "\n".join(f"- `{code}`: {title}." for code, title in codes.items()),
-        "headers": _headers(*headers, *(["Retry-After"] if status in (429, 503) else [])),
+        "headers": _headers(*headers, *_REFUSED_WITH.get(status, ())),
         "content": {PROBLEM_JSON: {"schema": schema}},
     }
 

@@ -11,21 +11,17 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from gateway import errors, metrics
-from gateway.api import examples, messages
+from gateway.api import examples, messages, operations_admin
 from gateway.api.messages import JobType, LeaseSeconds, Max, PollId, StatusName, TaskId, Wait, WorkerId
 from gateway.api.openapi import Answer, Body, Causes, Operation, Parameter
+from gateway.api.operations_admin import READS_BODY, STORE, STORES
+from gateway.identity import ADMIN, READ, WORK, WRITE
 
 NDJSON = "application/x-ndjson"
 
 # Causes that come together.
-STORE: Causes = (errors.StoreUnavailable,)
-WRITES: Causes = (*STORE, errors.StoreFull)
-READS_BODY: Causes = (
-    errors.EmptyBody, errors.BadJson, errors.BadUtf8, errors.TooDeep, errors.UnknownMember, errors.InvalidMember,
-    errors.BodyTooLarge, errors.UnsupportedMediaType, errors.UnsupportedEncoding,
-)  # fmt: skip
 OF_TASK: Causes = (errors.InvalidId, errors.TaskNotFound)
-REPORTS: Causes = (*READS_BODY, *OF_TASK, errors.LeaseLost, *WRITES)
+REPORTS: Causes = (*READS_BODY, *OF_TASK, errors.LeaseLost, *STORES)
 
 _PREFER = Parameter(
     "Prefer", str, "`wait=N`: answer when the task is final, after N seconds (at most 55) at the latest.", "header"
@@ -59,15 +55,15 @@ def _task(description: str, *headers: str, **named: Any) -> Answer:
 def _directive(verb: str, id: str, summary: str, directive: str) -> Operation:
     example = {"id": examples.WORKER, "directive": directive}
     return Operation(
-        "POST", f"/workers/{{id}}/{verb}", id, "Workers", summary,
+        "POST", f"/workers/{{id}}/{verb}", id, "Workers", ADMIN, summary,
         {200: Answer("What the worker hears from now on.", _json(messages.DirectiveReply, directive=example))},
-        parameters=(_WORKER,), refusals=(errors.InvalidId, *WRITES),
+        parameters=(_WORKER,), refusals=(errors.InvalidId, *STORES),
     )  # fmt: skip
 
 
 def _bulk(verb: str, id: str, summary: str, description: str) -> Operation:
     return Operation(
-        "POST", f"/tasks/{verb}", id, "Producers", summary,
+        "POST", f"/tasks/{verb}", id, "Producers", ADMIN if verb == "delete" else WRITE, summary,
         {
             200: Answer(
                 "How many tasks the filter met, and how many changed.",
@@ -75,7 +71,7 @@ def _bulk(verb: str, id: str, summary: str, description: str) -> Operation:
             )
         },
         f"{description} At most 10,000 tasks at once: `more` says that others are left, so repeat it.",
-        (), _json(messages.Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *WRITES),
+        (), _json(messages.Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *STORES),
     )  # fmt: skip
 
 
@@ -94,7 +90,7 @@ _REPORT_ABOUT = "Safe to repeat: the same report with the same token is answered
 OPERATIONS: tuple[Operation, ...] = (
     # Producers
     Operation(
-        "POST", "/tasks", "enqueueTask", "Producers", "Enqueue a task, or up to 1,000",
+        "POST", "/tasks", "enqueueTask", "Producers", WRITE, "Enqueue a task, or up to 1,000",
         {
             201: Answer(
                 "Stored: the task, or `tasks` in the order of the batch.",
@@ -147,11 +143,11 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         (
             *READS_BODY, errors.UniqueConflict, errors.RequestRunning, errors.IdempotencyMismatch, errors.BatchTooLarge,
-            errors.BatchRefused, errors.QueueFull, errors.ShuttingDown, *WRITES,
+            errors.BatchRefused, errors.QueueFull, errors.QuotaExceeded, errors.ShuttingDown, *STORES,
         ),
     ),
     Operation(
-        "GET", "/tasks", "listTasks", "Producers", "List tasks, newest first",
+        "GET", "/tasks", "listTasks", "Producers", READ, "List tasks, newest first",
         {200: Answer("A page.", _json(messages.TaskList, page=examples.TASK_LIST), ("Link",))},
         "A task that exists throughout a walk is seen exactly once. A page may be short, or empty, and yet not the "
         "last: only a missing `next_cursor` ends the walk. `status=failed` is the dead-letter queue.",
@@ -173,7 +169,7 @@ OPERATIONS: tuple[Operation, ...] = (
         refusals=(errors.BadCursor, *STORE),
     ),
     Operation(
-        "GET", "/tasks/{id}", "getTask", "Producers", "Read a task",
+        "GET", "/tasks/{id}", "getTask", "Producers", READ, "Read a task",
         {
             200: _task(
                 "The task, with its attempts and log.", "ETag", "Preference-Applied",
@@ -185,7 +181,7 @@ OPERATIONS: tuple[Operation, ...] = (
         (_TASK, _WAIT, _PREFER, _IF_NONE_MATCH), (), (*OF_TASK, *STORE),
     ),
     Operation(
-        "GET", "/task", "getTaskByQuery", "Producers", "Spelling of GET /tasks/{id}",
+        "GET", "/task", "getTaskByQuery", "Producers", READ, "Spelling of GET /tasks/{id}",
         {
             200: _task("The task, with its attempts and log.", "ETag", "Preference-Applied", pending=examples.PENDING),
             304: Answer("As you know it.", (), ("ETag", "Preference-Applied")),
@@ -195,7 +191,7 @@ OPERATIONS: tuple[Operation, ...] = (
         (), (*OF_TASK, *STORE),
     ),
     Operation(
-        "DELETE", "/tasks/{id}", "cancelTask", "Producers", "Cancel a task",
+        "DELETE", "/tasks/{id}", "cancelTask", "Producers", WRITE, "Cancel a task",
         {
             200: _task("It waited, and is cancelled.", cancelled=examples.CANCELLED),
             202: _task(
@@ -204,21 +200,21 @@ OPERATIONS: tuple[Operation, ...] = (
                 processing=examples.CANCELLING,
             ),
         },
-        parameters=(_TASK,), refusals=(*OF_TASK, errors.AlreadyFinished, *WRITES),
+        parameters=(_TASK,), refusals=(*OF_TASK, errors.AlreadyFinished, *STORES),
     ),
     Operation(
-        "PATCH", "/tasks/{id}", "changeTask", "Producers", "Change a waiting task",
+        "PATCH", "/tasks/{id}", "changeTask", "Producers", WRITE, "Change a waiting task",
         {200: _task("The task as it stands now.", patched=examples.PATCHED)},
         "What is left out stays as it is. A task in a worker's hands is 409 `already_started`.",
         (_TASK,), _json(messages.PatchTask, patch=examples.PATCH),
-        (*READS_BODY, *OF_TASK, errors.AlreadyStarted, errors.AlreadyFinished, errors.TaskChanged, *WRITES),
+        (*READS_BODY, *OF_TASK, errors.AlreadyStarted, errors.AlreadyFinished, errors.TaskChanged, *STORES),
     ),
     Operation(
-        "POST", "/tasks/{id}/retry", "retryTask", "Producers", "Send a failed or cancelled task back",
+        "POST", "/tasks/{id}/retry", "retryTask", "Producers", WRITE, "Send a failed or cancelled task back",
         {200: _task("Waiting again, with fresh attempts.", pending=examples.PENDING)},
         parameters=(_TASK,),
         refusals=(
-            *OF_TASK, errors.NotFinished, errors.AlreadyFinished, errors.UniqueConflict, errors.QueueFull, *WRITES
+            *OF_TASK, errors.NotFinished, errors.AlreadyFinished, errors.UniqueConflict, errors.QueueFull, *STORES
         ),
     ),
     _bulk(
@@ -232,7 +228,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     # Workers
     Operation(
-        "GET", "/poll", "poll", "Workers", "Wait for work", _POLL_ANSWERS, _POLL_ABOUT,
+        "GET", "/poll", "poll", "Workers", WORK, "Wait for work", _POLL_ANSWERS, _POLL_ABOUT,
         (
             Parameter("worker_id", WorkerId, "Your name.", example=examples.WORKER, required=True),
             Parameter(
@@ -246,21 +242,21 @@ OPERATIONS: tuple[Operation, ...] = (
             Parameter("lease_seconds", LeaseSeconds, "Lease for that long, whatever the task says."),
             Parameter("poll_id", PollId, "Any word; the same one again has the same leases again, while they live."),
         ),
-        refusals=(errors.InvalidMember, errors.TooManyPolls, errors.ShuttingDown, *WRITES),
+        refusals=(errors.InvalidMember, errors.TooManyPolls, errors.ShuttingDown, *STORES),
     ),
     Operation(
-        "POST", "/poll", "pollByBody", "Workers", "Wait for work, asked for in JSON", _POLL_ANSWERS, _POLL_ABOUT,
+        "POST", "/poll", "pollByBody", "Workers", WORK, "Wait for work, asked for in JSON", _POLL_ANSWERS, _POLL_ABOUT,
         (), _json(messages.Poll, poll=examples.POLL),
-        (*READS_BODY, errors.TooManyPolls, errors.ShuttingDown, *WRITES),
+        (*READS_BODY, errors.TooManyPolls, errors.ShuttingDown, *STORES),
     ),
     Operation(
-        "POST", "/tasks/{id}/heartbeat", "heartbeat", "Workers", "Keep a lease",
+        "POST", "/tasks/{id}/heartbeat", "heartbeat", "Workers", WORK, "Keep a lease",
         {200: Answer("The lease goes on.", _json(messages.HeartbeatReply, kept=examples.KEPT))},
         "Send one every `heartbeat_seconds`. `progress` and `log` are shown with the task.",
         (_TASK,), _json(messages.Heartbeat, heartbeat=examples.HEARTBEAT), REPORTS,
     ),
     Operation(
-        "POST", "/tasks/{id}/complete", "completeTask", "Workers", "Report success",
+        "POST", "/tasks/{id}/complete", "completeTask", "Workers", WORK, "Report success",
         {
             200: Answer(
                 "Accepted; `tasks` is what `next` polled.",
@@ -273,7 +269,7 @@ OPERATIONS: tuple[Operation, ...] = (
         REPORTS,
     ),
     Operation(
-        "POST", "/tasks/{id}/fail", "failTask", "Workers", "Report failure",
+        "POST", "/tasks/{id}/fail", "failTask", "Workers", WORK, "Report failure",
         {
             200: Answer(
                 "Accepted: `retrying` at `run_at`, or `failed` for good.",
@@ -285,13 +281,13 @@ OPERATIONS: tuple[Operation, ...] = (
         (_TASK,), _json(messages.Fail, **{"try again": examples.FAIL, "for good": examples.FAIL_FOR_GOOD}), REPORTS,
     ),
     Operation(
-        "POST", "/tasks/{id}/release", "releaseTask", "Workers", "Give a task back",
+        "POST", "/tasks/{id}/release", "releaseTask", "Workers", WORK, "Give a task back",
         {200: Answer("Waiting again, the attempt uncounted.", _json(messages.ReportReply, released=examples.RELEASED))},
         "For a worker that ends, or cannot do this one. The task goes to the end of its priority.",
         (_TASK,), _json(messages.Release, release=examples.RELEASE), REPORTS,
     ),
     Operation(
-        "POST", "/outcomes", "reportOutcomes", "Workers", "Report up to 1,000 tasks",
+        "POST", "/outcomes", "reportOutcomes", "Workers", WORK, "Report up to 1,000 tasks",
         {
             200: Answer(
                 "One entry per report, in order.", _json(messages.OutcomesReply, done=examples.OUTCOMES_DONE),
@@ -299,15 +295,15 @@ OPERATIONS: tuple[Operation, ...] = (
             )
         },
         "Each report stands for itself: one lost lease leaves the others as they are.",
-        (), _json(messages.Outcomes, outcomes=examples.OUTCOMES), (*READS_BODY, *WRITES),
+        (), _json(messages.Outcomes, outcomes=examples.OUTCOMES), (*READS_BODY, *STORES),
     ),
     Operation(
-        "POST", "/heartbeats", "sendHeartbeats", "Workers", "Keep up to 1,000 leases",
+        "POST", "/heartbeats", "sendHeartbeats", "Workers", WORK, "Keep up to 1,000 leases",
         {200: Answer("One entry per lease, in order.", _json(messages.HeartbeatsReply, kept=examples.HEARTBEATS_DONE))},
-        "", (), _json(messages.Heartbeats, heartbeats=examples.HEARTBEATS), (*READS_BODY, *WRITES),
+        "", (), _json(messages.Heartbeats, heartbeats=examples.HEARTBEATS), (*READS_BODY, *STORES),
     ),
     Operation(
-        "GET", "/workers", "listWorkers", "Workers", "List workers",
+        "GET", "/workers", "listWorkers", "Workers", READ, "List workers",
         {
             200: Answer(
                 "Who polled in the last five minutes, or holds a lease.",
@@ -320,18 +316,18 @@ OPERATIONS: tuple[Operation, ...] = (
     _directive("stop", "stopWorker", "Tell a worker to let go and end", "stop"),
     _directive("run", "resumeWorker", "Take a directive back", "run"),
     Operation(
-        "DELETE", "/workers/{id}", "signOffWorker", "Workers", "Sign a worker off",
+        "DELETE", "/workers/{id}", "signOffWorker", "Workers", WORK, "Sign a worker off",
         {
             200: Answer(
                 "It is gone, and its leases went back at once.",
                 _json(messages.SignedOff, gone={"id": examples.WORKER, "released": 1}),
             )
         },
-        parameters=(_WORKER,), refusals=(errors.InvalidId, errors.WorkerNotFound, *WRITES),
+        parameters=(_WORKER,), refusals=(errors.InvalidId, errors.WorkerNotFound, *STORES),
     ),
     # Operators
     Operation(
-        "GET", "/queues", "listQueues", "Operators", "Count all queues",
+        "GET", "/queues", "listQueues", "Operators", READ, "Count all queues",
         {
             200: Answer(
                 "Counts, at most half a second old.", _json(messages.QueueList, queues={"queues": [examples.QUEUE]})
@@ -340,13 +336,14 @@ OPERATIONS: tuple[Operation, ...] = (
         refusals=STORE,
     ),
     Operation(
-        "GET", "/queues/{job_type}", "getQueue", "Operators", "Count one queue",
+        "GET", "/queues/{job_type}", "getQueue", "Operators", READ, "Count one queue",
         {200: Answer("Counts of now.", _json(messages.QueueRecord, queue=examples.QUEUE))},
         parameters=(Parameter("job_type", JobType, "The queue.", "path", "image_resize", required=True),),
         refusals=(errors.InvalidId, errors.QueueNotFound, *STORE),
     ),
+    *operations_admin.OPERATIONS,
     Operation(
-        "GET", "/health", "getHealth", "Operators", "Look at the whole",
+        "GET", "/health", "getHealth", "Operators", "", "Look at the whole",
         {
             200: Answer("It serves.", _json(messages.HealthReply, ok=examples.HEALTH)),
             503: Answer(
@@ -356,11 +353,11 @@ OPERATIONS: tuple[Operation, ...] = (
         },
     ),
     Operation(
-        "GET", "/health/live", "getLiveness", "Operators", "Ask whether the process answers",
+        "GET", "/health/live", "getLiveness", "Operators", "", "Ask whether the process answers",
         {200: Answer("It does.", _json(messages.LiveReply, live={"status": "ok"}))},
     ),
     Operation(
-        "GET", "/health/ready", "getReadiness", "Operators", "Ask whether to send requests here",
+        "GET", "/health/ready", "getReadiness", "Operators", "", "Ask whether to send requests here",
         {
             200: Answer("Yes.", _json(messages.ReadyReply, ready={"status": "ok", "reason": None})),
             503: Answer(
@@ -371,19 +368,19 @@ OPERATIONS: tuple[Operation, ...] = (
         },
     ),
     Operation(
-        "GET", "/metrics", "getMetrics", "Operators", "Read metrics",
+        "GET", "/metrics", "getMetrics", "Operators", READ, "Read metrics",
         {200: Answer("Prometheus text.", (Body(str, {"excerpt": examples.METRICS}, metrics.CONTENT_TYPE),))},
     ),
     Operation(
-        "GET", "/openapi.json", "getOpenapi", "Operators", "Read this document",
+        "GET", "/openapi.json", "getOpenapi", "Operators", "", "Read this document",
         {200: Answer("OpenAPI 3.1.", _json(dict[str, Any], document={"openapi": "3.1.0"}))},
     ),
     Operation(
-        "GET", "/docs", "getDocs", "Operators", "Read this document as a page",
+        "GET", "/docs", "getDocs", "Operators", "", "Read this document as a page",
         {200: Answer("The page.", (Body(str, {}, "text/html; charset=utf-8"),))},
     ),
     Operation(
-        "GET", "/docs/{name}", "getDocsAsset", "Operators", "Fetch a part of that page",
+        "GET", "/docs/{name}", "getDocsAsset", "Operators", "", "Fetch a part of that page",
         {
             200: Answer(
                 "Its style, a script, or its icon.",

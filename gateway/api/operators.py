@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from gateway import __version__, metrics
 from gateway.api.endpoint import Call, Reply
+from gateway.api.guard import Guard
 from gateway.api.messages import HealthReply, LiveReply, QueueList, QueueRecord, ReadyReply
 from gateway.api.replies import encode
 from gateway.errors import InvalidId, QueueNotFound, Refusal, StoreUnavailable
@@ -21,7 +23,9 @@ from gateway.tasks import DEFAULT_TENANT, JOB_TYPE, Queue
 _FRESH_SECONDS = 0.5
 _PROBE_SECONDS = 2.0
 _WORKER_RECENT_MS = 60_000
+_MOST_CACHED_COUNTS = 1000
 _TEXT = (b"content-type", metrics.CONTENT_TYPE.encode())
+Counts = list[tuple[Queue, QueueStats]]
 
 
 class Operators:
@@ -35,6 +39,8 @@ class Operators:
         manager: TaskManager,
         watch: RedisWatch,
         meter: Metrics,
+        guard: Guard,
+        warnings: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._inspector = inspector
@@ -42,20 +48,23 @@ class Operators:
         self._manager = manager
         self._watch = watch
         self._meter = meter
-        self._counts: list[tuple[Queue, QueueStats]] = []
-        self._counted_at = float("-inf")
-        self._counting: asyncio.Task[list[tuple[Queue, QueueStats]]] | None = None
+        self._guard = guard
+        self._warnings = warnings
+        self._counts: dict[str, tuple[float, Counts]] = {}
+        self._counting: dict[str, asyncio.Task[Counts]] = {}
 
     async def health(self, call: Call) -> Reply:
-        """GET /health. 200, 503 (Redis away, or draining)."""
+        """GET /health. 200, 503 (Redis away, or draining). Counts: of the caller's tenant, or the default one."""
         call.query()
-        counts: list[tuple[Queue, QueueStats]] = []
+        counts: Counts = []
+        tenant = DEFAULT_TENANT
         workers, answers = 0, True
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                counts = await self._count()
+                tenant = (await self._guard.visitor(call.headers)).tenant
+                counts = await self._count(tenant)
                 since_ms = self._store.now_ms() - _WORKER_RECENT_MS
-                workers = len(await self._registry.workers(DEFAULT_TENANT, since_ms))
+                workers = len(await self._registry.workers(tenant, since_ms))
         except (Refusal, TimeoutError):
             answers = False
         stats = [stats for _, stats in counts]
@@ -70,8 +79,8 @@ class Operators:
             scheduled=sum(one.due for one in stats),
             failed=sum(one.failed for one in stats),
             oldest_pending_seconds=max((one.oldest_ms for one in stats), default=0) / 1000,
-            open_polls=self._manager.open_polls,
-            warnings=self._watch.warnings,
+            open_polls=self._manager.open_polls_of(tenant),
+            warnings=[*self._watch.warnings, *self._warnings],
         )
         return Reply(200 if reply.status == "ok" else 503, encode(reply), _retry_after(reply.status == "ok"))
 
@@ -100,22 +109,23 @@ class Operators:
         return Reply(200, encode(ReadyReply(status="ok")))
 
     async def metrics(self, call: Call) -> Reply:
-        """GET /metrics. 200. Without Redis: what this process counted itself."""
+        """GET /metrics. 200. What the process counted is for who looks after all tenants; others see their queues.
+        Without Redis: what this process counted itself."""
         call.query()
         self._meter.open_polls(self._manager.open_polls)
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                counts = await self._count()
+                counts = await self._count(call.identity.tenant)
         except (Refusal, TimeoutError):
             counts = []
-        named = [(queue.job_type, stats) for queue, stats in counts if queue.tenant == DEFAULT_TENANT]
-        return Reply(200, self._meter.render(named), media=_TEXT)
+        named = [(queue.job_type, stats) for queue, stats in counts if call.identity.may_use(queue.job_type)]
+        return Reply(200, self._meter.render(named, process=call.identity.operates), media=_TEXT)
 
     async def queues(self, call: Call) -> Reply:
         """GET /queues. 200."""
         call.query()
-        counts = await self._count()
-        records = [self._record(queue, stats) for queue, stats in counts if queue.tenant == DEFAULT_TENANT]
+        counts = await self._count(call.identity.tenant)
+        records = [self._record(queue, stats) for queue, stats in counts if call.identity.may_use(queue.job_type)]
         return Reply(200, encode(QueueList(queues=records)))
 
     async def queue(self, call: Call) -> Reply:
@@ -123,7 +133,7 @@ class Operators:
         call.query()
         if not JOB_TYPE.fullmatch(call.id):
             raise InvalidId()
-        queue = Queue(DEFAULT_TENANT, call.id)
+        queue = call.identity.queue(call.id)
         (stats,) = await self._inspector.stats([queue])
         if not any((stats.ready, stats.due, stats.leased, stats.totals)):
             raise QueueNotFound(call.id)
@@ -138,28 +148,34 @@ class Operators:
             completed=stats.completed,
             failed=stats.failed,
             cancelled=stats.cancelled,
-            max_pending=self._store.queue_limit,
+            max_pending=stats.max_pending or self._store.queue_limit,
             oldest_pending_seconds=stats.oldest_ms / 1000,
+            stored_bytes=stats.stored_bytes,
+            paused=stats.paused_ms > 0,
             totals=stats.totals,
         )
 
-    async def _count(self) -> list[tuple[Queue, QueueStats]]:
-        """Count all queues; everybody who asks at once shares one count."""
-        if time.monotonic() - self._counted_at < _FRESH_SECONDS:
-            return self._counts
-        if self._counting is None:
-            self._counting = asyncio.get_running_loop().create_task(self._count_now())
-            self._counting.add_done_callback(self._counted)
-        return await asyncio.shield(self._counting)
+    async def _count(self, tenant: str) -> Counts:
+        """Count a tenant's queues; everybody who asks at once shares one count."""
+        counted_at, counts = self._counts.get(tenant, (float("-inf"), []))
+        if time.monotonic() - counted_at < _FRESH_SECONDS:
+            return counts
+        counting = self._counting.get(tenant)
+        if counting is None:
+            counting = self._counting[tenant] = asyncio.get_running_loop().create_task(self._count_now(tenant))
+            counting.add_done_callback(lambda task: self._counted(tenant, task))
+        return await asyncio.shield(counting)
 
-    async def _count_now(self) -> list[tuple[Queue, QueueStats]]:
-        queues = await self._registry.queues()
-        self._counts = list(zip(queues, await self._inspector.stats(queues), strict=True))
-        self._counted_at = time.monotonic()
-        return self._counts
+    async def _count_now(self, tenant: str) -> Counts:
+        queues = await self._registry.queues(tenant)
+        counts = list(zip(queues, await self._inspector.stats(queues), strict=True))
+        if len(self._counts) >= _MOST_CACHED_COUNTS:
+            self._counts.clear()
+        self._counts[tenant] = (time.monotonic(), counts)
+        return counts
 
-    def _counted(self, task: asyncio.Task[list[tuple[Queue, QueueStats]]]) -> None:
-        self._counting = None
+    def _counted(self, tenant: str, task: asyncio.Task[Counts]) -> None:
+        del self._counting[tenant]
         if not task.cancelled():
             task.exception()  # every asker hears it; nobody may be left to
 

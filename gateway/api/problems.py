@@ -23,10 +23,17 @@ STATUS: dict[type[Refusal], int] = {
     errors.InvalidId: 400,
     errors.BadCursor: 400,
     errors.BadRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.InvalidToken: 401,
+    errors.InsufficientScope: 403,
+    errors.ForbiddenJobType: 403,
+    errors.ForbiddenTenant: 403,
+    errors.ForbiddenOrigin: 403,
     errors.RouteNotFound: 404,
     errors.TaskNotFound: 404,
     errors.WorkerNotFound: 404,
     errors.QueueNotFound: 404,
+    errors.KeyNotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestTimeout: 408,
     errors.LeaseLost: 409,
@@ -34,6 +41,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.NotFinished: 409,
     errors.AlreadyStarted: 409,
     errors.TaskChanged: 409,
+    errors.SettingsChanged: 409,
     errors.UniqueConflict: 409,
     errors.RequestRunning: 409,
     errors.BodyTooLarge: 413,
@@ -44,8 +52,11 @@ STATUS: dict[type[Refusal], int] = {
     errors.BatchRefused: 422,
     errors.IdempotencyMismatch: 422,
     errors.TooManyPolls: 429,
+    errors.RateLimited: 429,
+    errors.QuotaExceeded: 429,
     errors.HeadersTooLarge: 431,
     errors.InternalError: 500,
+    errors.IdentityUnavailable: 503,
     errors.QueueFull: 503,
     errors.ShuttingDown: 503,
     errors.StoreUnavailable: 503,
@@ -63,7 +74,7 @@ def status_of(refusal: Refusal) -> int:
 def document(refusal: Refusal, request_id: str) -> dict[str, object]:
     """The problem document of a refusal. Extra members of the refusal come last."""
     return {
-        "type": TYPE_PREFIX + refusal.code,
+        "type": refusal.type_uri or TYPE_PREFIX + refusal.code,
         "title": refusal.title,
         "status": status_of(refusal),
         "detail": refusal.detail,
@@ -80,10 +91,19 @@ def encode(refusal: Refusal, request_id: str) -> bytes:
 
 
 def headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
-    """Headers that belong to a refusal: Retry-After, Allow."""
+    """Headers that belong to a refusal: Retry-After, Allow, WWW-Authenticate (RFC 6750, section 3)."""
     found = []
     if refusal.retry_after_seconds is not None:
         found.append((b"retry-after", b"%d" % refusal.retry_after_seconds))
+    if isinstance(refusal, errors.Unauthenticated):
+        found.append((b"www-authenticate", b'Bearer realm="tasks-gateway"'))
+    if isinstance(refusal, errors.InvalidToken):
+        found.append((b"www-authenticate", b'Bearer realm="tasks-gateway", error="invalid_token"'))
+    if isinstance(refusal, errors.InsufficientScope):
+        challenge = f'Bearer realm="tasks-gateway", error="insufficient_scope", scope="{refusal.scope}"'
+        found.append((b"www-authenticate", challenge.encode()))
+    if isinstance(refusal, errors.RateLimited):
+        found += refusal.headers
     if isinstance(refusal, errors.MethodNotAllowed):
         found.append((b"allow", refusal.allowed.encode()))
     return found

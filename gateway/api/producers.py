@@ -29,6 +29,8 @@ from gateway.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
+from gateway.limits import TenantLimits
+from gateway.queue_settings import LEASE, MAX_ATTEMPTS, RETENTION, RETRY, TIMEOUT
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
 from gateway.store.calls import Held
 from gateway.store.idempotency import Idempotency, Made
@@ -38,7 +40,6 @@ from gateway.store.task_store import TaskStore
 from gateway.task_manager import TaskManager
 from gateway.tasks import (
     DEFAULT_JOB_TYPE,
-    DEFAULT_TENANT,
     ID,
     JOB_TYPE,
     PRIORITIES,
@@ -75,8 +76,10 @@ class Producers:
         registry: Registry,
         manager: TaskManager,
         idempotency: Idempotency,
+        limits: TenantLimits,
         max_body_bytes: int,
     ) -> None:
+        self._limits = limits
         self._idempotency = idempotency
         self._store = store
         self._inspector = inspector
@@ -95,11 +98,14 @@ class Producers:
         body = await call.body(self._max_body_bytes)
         atomic = _flag(query, "atomic")
         specs, single = _specs(call, body, media)
+        if not (single and self._limits.quotas_idle):
+            await self._limits.check_batch(call.identity.tenant, len(specs), len(body))
         if key is None:
             made = await self._make(call, specs, (), single=single, atomic=atomic)
             return await self._answer(call, made, single=single)
+        tenant = call.identity.tenant
         request = (b"POST /tasks", call.scope["query_string"], media, body)
-        done, made = await self._idempotency.begin(DEFAULT_TENANT, key, request, self._store.make_ulids(len(specs)))
+        done, made = await self._idempotency.begin(tenant, key, request, self._store.make_ulids(len(specs)))
         if not done:
             try:
                 made = await self._make(call, specs, made.ulids, single=single, atomic=atomic)
@@ -107,9 +113,9 @@ class Producers:
                 # It may have been done: the key stays taken for a moment, then the same ids are tried again.
                 raise
             except Refusal:
-                await self._idempotency.abort(DEFAULT_TENANT, key)
+                await self._idempotency.abort(tenant, key)
                 raise
-            await self._idempotency.finish(DEFAULT_TENANT, key, made)
+            await self._idempotency.finish(tenant, key, made)
         return await self._answer(call, made, single=single, replayed=done)
 
     async def get(self, call: Call) -> Reply:
@@ -142,7 +148,7 @@ class Producers:
             raise InvalidParameter("type", "differs from job_type; they are one parameter")
         name = "job_type" if "job_type" in one else "type"
         job_type = _matching(one.get(name), name, JOB_TYPE)
-        queues = await self._registry.queues(DEFAULT_TENANT) if job_type is None else [Queue(DEFAULT_TENANT, job_type)]
+        queues = await queues_of(call, self._registry, job_type)
         tasks, cursor = await self._inspector.page(queues, which, limit, one.get("cursor"))
         reply = TaskList(tasks=[task_reply(task, jobs=call.jobs) for task in tasks], next_cursor=cursor)
         headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -155,7 +161,7 @@ class Producers:
     async def cancel(self, call: Call) -> Reply:
         """DELETE /tasks/{id}. 200 cancelled, 202 its worker will hear of it, 400, 404, 409."""
         call.query()
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         done = await self._store.cancel(queue, call.id)
         task = await self._inspector.get(queue, call.id, with_gone=True)
         return Reply(200 if done else 202, encode(task_reply(task, jobs=call.jobs)))
@@ -163,7 +169,7 @@ class Producers:
     async def patch(self, call: Call) -> Reply:
         """PATCH /tasks/{id}. 200 the task as it stands now, 400, 404, 409, 413, 415."""
         call.query()
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         check_media_type(call.headers.get(b"content-type"))
         body = await call.body(self._max_body_bytes)
         check_text(body)
@@ -191,12 +197,12 @@ class Producers:
     async def retry(self, call: Call) -> Reply:
         """POST /tasks/{id}/retry. 200 pending again, 400, 404, 409, 503."""
         call.query()
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         await self._store.retry(queue, call.id)
         return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
 
     async def _get(self, call: Call, task_id: str, query: dict[str, list[str]]) -> Reply:
-        queue = queue_of(task_id)
+        queue = queue_of(call, task_id)
         seconds = _preferred_wait(call)
         applied: tuple[tuple[bytes, bytes], ...] = ()
         if seconds is not None:
@@ -236,7 +242,7 @@ class Producers:
             (spec,) = specs
             if isinstance(spec, Refusal):
                 raise spec
-            queue = Queue(DEFAULT_TENANT, spec.job_type)
+            queue = call.identity.queue(spec.job_type)
             await self._registry.register({queue})
             (outcome,) = await self._store.enqueue(queue, (spec,), ulids=ulids)
             if isinstance(outcome, Refusal):
@@ -248,7 +254,7 @@ class Producers:
         queues: dict[Queue, list[int]] = {}
         for number, spec in enumerate(specs):
             if isinstance(spec, TaskSpec):
-                queues.setdefault(Queue(DEFAULT_TENANT, spec.job_type), []).append(number)
+                queues.setdefault(Queue(call.identity.tenant, spec.job_type), []).append(number)
         if atomic:
             if wrong:
                 raise BatchRefused([self._problem(call, specs[number], number) for number in wrong])
@@ -282,7 +288,7 @@ class Producers:
                 entry = ItemResult(status=problems.status_of(one), error=Raw(problems.encode(one, call.request_id)))
             else:
                 assert isinstance(spec, TaskSpec)
-                task = await self._task_of(Queue(DEFAULT_TENANT, spec.job_type), one)
+                task = await self._task_of(Queue(call.identity.tenant, spec.job_type), one)
                 entry = ItemResult(status=200 if isinstance(one, Held) else 201, task=task_reply(task, jobs=call.jobs))
             entries.append(entry)
         return Made((), 200, "", encode(ItemResults(results=entries)))
@@ -296,7 +302,7 @@ class Producers:
         if seconds is None:
             return Reply(made.status, made.body, headers)
         headers += ((b"preference-applied", b"wait=%d" % seconds),)
-        queue = queue_of(made.task_id)
+        queue = queue_of(call, made.task_id)
         try:
             task = await self._await_end(queue, await self._inspector.get(queue, made.task_id, with_gone=True), seconds)
         except TaskNotFound:
@@ -360,6 +366,8 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
         job_type = DEFAULT_JOB_TYPE
     elif new.type is not None and new.type != job_type:
         raise InvalidMember(f"{where}type", "differs from job_type; they are one member")
+    if call.identity.job_types:
+        call.identity.queue(job_type)
     run_at_ms = 0
     if new.run_at is not None:
         if new.delay_seconds is not None:
@@ -382,13 +390,19 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
         delay_ms,
         run_at_ms,
         25 if new.max_attempts is None else new.max_attempts,
-        DEFAULT_RETRY if new.retry is None else _retry_policy(new.retry),
+        DEFAULT_RETRY if new.retry is None else retry_policy(new.retry),
         30_000 if new.lease_seconds is None else round(new.lease_seconds * 1000),
         0 if new.timeout_seconds is None else round(new.timeout_seconds * 1000),
         0 if new.expires_in_seconds is None else max(1, round(new.expires_in_seconds * 1000)),
         86_400_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
         2_592_000_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
         unique=_unique(new),
+        concurrency_key=new.concurrency_key,
+        unsaid=(new.max_attempts is None) * MAX_ATTEMPTS
+        | (new.retry is None) * RETRY
+        | (new.lease_seconds is None) * LEASE
+        | (new.retention_seconds is None) * RETENTION
+        | (new.timeout_seconds is None) * TIMEOUT,
     )
     traceparent = call.headers.get(b"traceparent")
     if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
@@ -410,7 +424,8 @@ def _unique(new: NewTask) -> Unique | None:
     return Unique(new.unique_key, until=new.unique_until or "finished", on_conflict=on_conflict)
 
 
-def _retry_policy(retry: Retry) -> RetryPolicy:
+def retry_policy(retry: Retry) -> RetryPolicy:
+    """A rule of the wire as the model's; the default one is always the same object."""
     given = {name: value for name, value in msgspec.structs.asdict(retry).items() if value is not None}
     if "delays_seconds" in given:
         given["delays_seconds"] = tuple(given["delays_seconds"])
@@ -432,14 +447,25 @@ def _lines(body: bytes) -> list[bytes]:
     return [line for line in lines if line]
 
 
-def queue_of(task_id: str) -> Queue:
-    """The queue of a public id. Raises InvalidId (malformed), TaskNotFound (it can be nobody's)."""
+def queue_of(call: Call, task_id: str) -> Queue:
+    """The caller's queue of a public id; another tenant's task is not found in it.
+
+    Raises InvalidId (malformed), TaskNotFound (it can be nobody's), ForbiddenJobType.
+    """
     if not ID.fullmatch(task_id):
         raise InvalidId()
     parts = split_id(task_id)
     if parts is None:
         raise TaskNotFound(task_id)
-    return Queue(DEFAULT_TENANT, parts[0])
+    return call.identity.queue(parts[0])
+
+
+async def queues_of(call: Call, registry: Registry, job_type: str | None) -> list[Queue]:
+    """The caller's queues: one, or all it may touch. Raises ForbiddenJobType."""
+    if job_type is not None:
+        return [call.identity.queue(job_type)]
+    found = await registry.queues(call.identity.tenant)
+    return [queue for queue in found if call.identity.may_use(queue.job_type)]
 
 
 def _flag(query: dict[str, list[str]], name: str) -> bool:

@@ -74,13 +74,15 @@ def _fill(reply: TaskReply, task: Task) -> None:
         reply.description = spec.description
     if spec.unique is not None:
         reply.unique_key = spec.unique.key
+    if spec.concurrency_key is not None:
+        reply.concurrency_key = spec.concurrency_key
     if spec.tags:
         reply.tags = spec.tags
     if spec.traceparent is not None:
         reply.traceparent = spec.traceparent
         reply.tracestate = spec.tracestate
     if spec.retry is not DEFAULT_RETRY and spec.retry != DEFAULT_RETRY:
-        reply.retry = _rule(spec.retry)
+        reply.retry = retry_rule(spec.retry)
     if task.progress is not None:
         reply.progress = Raw(task.progress)
     if task.error is not None:
@@ -103,7 +105,8 @@ def _fill(reply: TaskReply, task: Task) -> None:
         reply.log = [LogRecord(at=format_time(one.at_ms), attempt=one.attempt, line=one.line) for one in task.log]
 
 
-def _rule(policy: RetryPolicy) -> RetryRule:
+def retry_rule(policy: RetryPolicy) -> RetryRule:
+    """A retry rule as a message."""
     if policy.delays_seconds:
         return RetryRule(delays_seconds=list(policy.delays_seconds))
     return RetryRule(

@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.endpoint import Call, Endpoint, Reply
+from gateway.api.endpoint import Call, Endpoint, Handler, Reply
+from gateway.api.guard import Guard
 from gateway.errors import MethodNotAllowed, RouteNotFound
 
 _JOBS = ["api", "v1", "jobs"]
@@ -18,7 +19,9 @@ _JOBS = ["api", "v1", "jobs"]
 class Router:
     """An ASGI application over a table of (methods, path, endpoint)."""
 
-    def __init__(self, routes: list[tuple[str, str, Endpoint]]) -> None:
+    def __init__(self, routes: list[tuple[str, str, Endpoint]], guard: Guard) -> None:
+        self._guard = guard
+        self._not_found = Endpoint("none", _refusing(RouteNotFound()), _ignore, guard)
         self._table: dict[tuple[str, ...], dict[str, Endpoint]] = {}
         for methods, path, endpoint in routes:
             words = tuple("{}" if word.startswith("{") else word for word in path.split("/")[1:])
@@ -41,12 +44,16 @@ class Router:
             id, words[1] = words[1], "{}"
             methods = self._table.get(tuple(words))
         if methods is None:
-            await _not_found(scope, receive, send)
+            await self._not_found(scope, receive, send)
             return
         endpoint = methods.get(scope["method"])
         if endpoint is None:
             allowed = ", ".join(sorted(methods))
-            await Endpoint("none", _refusing(MethodNotAllowed(allowed)), _ignore)(scope, receive, send)
+            answer: Handler = _refusing(MethodNotAllowed(allowed))
+            if scope["method"] == "OPTIONS":
+                headers = self._guard.preflight(dict(scope["headers"]), allowed)
+                answer = answer if headers is None else _answering(Reply(204, b"", headers))
+            await Endpoint("none", answer, _ignore, self._guard)(scope, receive, send)
             return
         await endpoint(scope, receive, send, id, jobs=jobs)
 
@@ -62,4 +69,10 @@ class _refusing:
         raise self._refusal
 
 
-_not_found = Endpoint("none", _refusing(RouteNotFound()), _ignore)
+class _answering:
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    async def __call__(self, call: Call) -> Reply:
+        call.extra = ()
+        return self._reply

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from gateway.api import problems
+from gateway.api.audit import audit
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import (
@@ -35,7 +36,7 @@ from gateway.api.messages import (
     WorkerList,
     WorkerRecord,
 )
-from gateway.api.producers import queue_of
+from gateway.api.producers import queue_of, queues_of
 from gateway.api.replies import encode, leased_reply
 from gateway.api.times import format_time
 from gateway.errors import InvalidId, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
@@ -43,12 +44,17 @@ from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
-from gateway.tasks import DEFAULT_TENANT, WORKER_ID, LeasedTask, Queue
+from gateway.tasks import WORKER_ID, LeasedTask, Queue
 
 DEFAULT_WAIT_SECONDS = 25.0
 MAX_TYPES = 100
 _WORKER_RECENT_MS = 300_000
 _BRIEF_CHARS = 500
+_MEMBERS = {
+    "complete": {"result"},
+    "fail": {"error", "retryable", "retry_in_seconds", "pause_queue_seconds"},
+    "release": {"delay_seconds"},
+}
 _poll = msgspec.json.Decoder(Poll)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
 _complete = msgspec.json.Decoder(Complete)
@@ -70,7 +76,7 @@ class Workers:
     async def poll(self, call: Call) -> Reply:
         """GET /poll, POST /poll. 200, 204, 400, 415, 429, 503."""
         message = decode(await self._body(call), _poll) if call.method == "POST" else _poll_of_query(call)
-        request = _poll_request(message)
+        request = _poll_request(call, message)
         tasks = await self._take(call, request)
         directive = (b"x-directive", self._manager.directive(request.tenant, request.worker_id).encode())
         if not tasks:
@@ -80,19 +86,19 @@ class Workers:
 
     async def heartbeat(self, call: Call) -> Reply:
         """POST /tasks/{id}/heartbeat. 200, 400, 404, 409."""
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         message = decode(await self._body(call), _heartbeat)
         kept = await self._keep(queue, call.id, message)
         body = HeartbeatReply(
             lease_seconds=kept.lease_ms / 1000,
             cancel_requested=kept.cancel_requested,
-            directive=self._manager.directive(DEFAULT_TENANT, kept.worker_id),
+            directive=self._manager.directive(call.identity.tenant, kept.worker_id),
         )
         return Reply(200, encode(body))
 
     async def complete(self, call: Call) -> Reply:
         """POST /tasks/{id}/complete. 200, 400, 404, 409, 413 (the lease goes on)."""
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         message = decode(await self._body(call), _complete)
         result = raw_bytes(message.result)
         reported = await self._store.complete(queue, call.id, message.lease_token, result)
@@ -100,14 +106,14 @@ class Workers:
 
     async def fail(self, call: Call) -> Reply:
         """POST /tasks/{id}/fail. 200, 400, 404, 409."""
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         message = decode(await self._body(call), _fail)
         reported = await self._fail(queue, call.id, message)
         return await self._reported(call, queue, call.id, reported, message.next)
 
     async def release(self, call: Call) -> Reply:
         """POST /tasks/{id}/release. 200, 400, 404, 409."""
-        queue = queue_of(call.id)
+        queue = queue_of(call, call.id)
         message = decode(await self._body(call), _release)
         delay_ms = round((message.delay_seconds or 0) * 1000)
         reported = await self._store.release(queue, call.id, message.lease_token, delay_ms=delay_ms)
@@ -120,24 +126,24 @@ class Workers:
         reply = OutcomesReply(outcomes=results)
         if message.next is None:
             return Reply(200, encode(reply))
-        queues = () if _types(message.next) else _queues_of(message.outcomes)
+        queues = () if _types(message.next) else _queues_of(call, message.outcomes)
         return await self._with_next(call, reply, message.worker_id, queues, message.next)
 
     async def heartbeats(self, call: Call) -> Reply:
         """POST /heartbeats. 200 with one entry per lease, 400, 413."""
         message = decode(await self._body(call), _heartbeats)
         leases = await asyncio.gather(*(self._lease(call, one) for one in message.leases))
-        directive = self._manager.directive(DEFAULT_TENANT, message.worker_id)
+        directive = self._manager.directive(call.identity.tenant, message.worker_id)
         return Reply(200, encode(HeartbeatsReply(leases=leases, directive=directive)))
 
     async def list_workers(self, call: Call) -> Reply:
         """GET /workers. 200."""
         call.query()
         now_ms = self._store.now_ms()
-        workers = await self._registry.workers(DEFAULT_TENANT, now_ms - _WORKER_RECENT_MS)
-        directives = await self._registry.directives(DEFAULT_TENANT)
+        workers = await self._registry.workers(call.identity.tenant, now_ms - _WORKER_RECENT_MS)
+        directives = await self._registry.directives(call.identity.tenant)
         held: dict[str, int] = {}
-        for leases in await self._leases():
+        for leases in (await self._queues_and_leases(call))[1]:
             for lease in leases:
                 held[lease.worker_id] = held.get(lease.worker_id, 0) + 1
         records = [
@@ -169,18 +175,18 @@ class Workers:
         """DELETE /workers/{id}. 200 with how many leases went back, 400, 404."""
         call.query()
         worker_id = _worker_of(call)
-        self._manager.send_home(DEFAULT_TENANT, worker_id)
+        self._manager.send_home(call.identity.tenant, worker_id)
         await self._manager.settle()
         released = 0
-        for queue, leases in zip(*await self._queues_and_leases(), strict=True):
+        for queue, leases in zip(*await self._queues_and_leases(call), strict=True):
             mine = [lease for lease in leases if lease.worker_id == worker_id]
             done = await asyncio.gather(
                 *(self._store.release(queue, lease.task_id, lease.token) for lease in mine), return_exceptions=True
             )
             released += sum(isinstance(one, Reported) for one in done)
-        known = await self._registry.forget_worker(DEFAULT_TENANT, worker_id)
+        known = await self._registry.forget_worker(call.identity.tenant, worker_id)
         # A worker that came just now stands here, and not yet in the registry.
-        seen = self._manager.forget_worker(DEFAULT_TENANT, worker_id)
+        seen = self._manager.forget_worker(call.identity.tenant, worker_id)
         if not known and not seen and not released:
             raise WorkerNotFound(worker_id)
         return Reply(200, encode(SignedOff(id=worker_id, released=released)))
@@ -188,7 +194,8 @@ class Workers:
     async def _direct(self, call: Call, directive: DirectiveName) -> Reply:
         call.query()
         worker_id = _worker_of(call)
-        await self._registry.direct(DEFAULT_TENANT, worker_id, directive)
+        await self._registry.direct(call.identity.tenant, worker_id, directive)
+        audit(call, "directed a worker", worker_id=worker_id, directive=directive)
         return Reply(200, encode(DirectiveReply(id=worker_id, directive=directive)))
 
     async def _body(self, call: Call) -> bytes:
@@ -228,9 +235,9 @@ class Workers:
     ) -> Reply:
         """Poll again in the same round trip. What was reported stands, whatever becomes of the poll."""
         request = PollRequest(
-            DEFAULT_TENANT,
+            call.identity.tenant,
             worker_id or "anonymous",
-            tuple(Queue(DEFAULT_TENANT, name) for name in _types(next_)) or queues,
+            tuple(call.identity.queue(name) for name in _types(next_) if call.identity.may_use(name)) or queues,
             1 if next_.max is None else next_.max,
             0.0 if next_.wait is None else next_.wait,
             round((next_.lease_seconds or 0) * 1000),
@@ -241,7 +248,7 @@ class Workers:
         except Refusal:
             tasks = []
         reply.tasks = [leased_reply(task) for task in tasks]
-        directive = (b"x-directive", self._manager.directive(DEFAULT_TENANT, request.worker_id).encode())
+        directive = (b"x-directive", self._manager.directive(call.identity.tenant, request.worker_id).encode())
         return Reply(200, encode(reply), (directive,), undelivered=lambda: self._manager.hand_back(request, tasks))
 
     async def _keep(self, queue: Queue, task_id: str, message: Heartbeat | LeaseToKeep) -> Kept:
@@ -256,16 +263,17 @@ class Workers:
 
     async def _fail(self, queue: Queue, task_id: str, message: Fail | Outcome) -> Reported:
         error, brief, text = _error_of(message.error)
+        pause_ms = round((message.pause_queue_seconds or 0) * 1000)
         return await self._store.fail(
             queue, task_id, message.lease_token, error, brief, text,
-            retryable=message.retryable is not False,
+            retryable=message.retryable is not False, pause_ms=pause_ms,
             retry_in_ms=None if message.retry_in_seconds is None else round(message.retry_in_seconds * 1000),
         )  # fmt: skip
 
     async def _outcome(self, call: Call, one: Outcome) -> OutcomeResult:
         try:
             _check_outcome(one)
-            queue = queue_of(one.id)
+            queue = queue_of(call, one.id)
             if one.outcome == "complete":
                 result = b"null" if isinstance(one.result, UnsetType) else raw_bytes(one.result)
                 reported = await self._store.complete(queue, one.id, one.lease_token, result)
@@ -283,7 +291,7 @@ class Workers:
 
     async def _lease(self, call: Call, one: LeaseToKeep) -> LeaseResult:
         try:
-            kept = await self._keep(queue_of(one.id), one.id, one)
+            kept = await self._keep(queue_of(call, one.id), one.id, one)
         except Refusal as refusal:
             return LeaseResult(
                 id=one.id, status=problems.status_of(refusal), error=Raw(problems.encode(refusal, call.request_id))
@@ -292,11 +300,8 @@ class Workers:
             id=one.id, status=200, lease_seconds=kept.lease_ms / 1000, cancel_requested=kept.cancel_requested
         )
 
-    async def _leases(self) -> list[list[Any]]:
-        return (await self._queues_and_leases())[1]
-
-    async def _queues_and_leases(self) -> tuple[list[Queue], list[list[Any]]]:
-        queues = await self._registry.queues(DEFAULT_TENANT)
+    async def _queues_and_leases(self, call: Call) -> tuple[list[Queue], list[list[Any]]]:
+        queues = await queues_of(call, self._registry, None)
         return queues, await asyncio.gather(*(self._all_leases(queue) for queue in queues))
 
     async def _all_leases(self, queue: Queue) -> list[Any]:
@@ -330,26 +335,26 @@ def _types(message: Poll | Next) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _queues_of(outcomes: list[Outcome]) -> tuple[Queue, ...]:
+def _queues_of(call: Call, outcomes: list[Outcome]) -> tuple[Queue, ...]:
     queues: dict[Queue, None] = {}
     for one in outcomes:
         try:
-            queues[queue_of(one.id)] = None
+            queues[queue_of(call, one.id)] = None
         except Refusal:
             continue  # its own entry says so
     return tuple(queues)
 
 
-def _poll_request(message: Poll) -> PollRequest:
+def _poll_request(call: Call, message: Poll) -> PollRequest:
     names = _types(message)
     if not names:
         raise InvalidMember("task_type", "is required: name at least one type of task")
     if len(names) > MAX_TYPES:
         raise InvalidMember("task_type", f"names more than {MAX_TYPES} types")
     return PollRequest(
-        DEFAULT_TENANT,
+        call.identity.tenant,
         message.worker_id,
-        tuple(Queue(DEFAULT_TENANT, name) for name in names),
+        tuple(call.identity.queue(name) for name in names),
         1 if message.max is None else message.max,
         DEFAULT_WAIT_SECONDS if message.wait is None else message.wait,
         round((message.lease_seconds or 0) * 1000),
@@ -382,10 +387,9 @@ def _poll_of_query(call: Call) -> Poll:
 
 
 def _check_outcome(one: Outcome) -> None:
-    allowed = {"complete": {"result"}, "fail": {"error", "retryable", "retry_in_seconds"}, "release": {"delay_seconds"}}
-    for name in ("result", "error", "retryable", "retry_in_seconds", "delay_seconds"):
+    for name in ("result", "error", "retryable", "retry_in_seconds", "pause_queue_seconds", "delay_seconds"):
         value = getattr(one, name)
-        if value is not None and value is not UNSET and name not in allowed[one.outcome]:
+        if value is not None and value is not UNSET and name not in _MEMBERS[one.outcome]:
             raise InvalidMember(name, f"does not go with the outcome {one.outcome}")
 
 

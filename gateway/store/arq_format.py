@@ -3,6 +3,7 @@
 A job that we make is arq's dict {t, f, a, k, et} with two more pairs that arq ignores:
     o   bin of 20 bytes, always first: the options that scripts need (OPTIONS)
     u   the unique key, always second; absent when there is none, or when it ends by time alone
+    c   the concurrency key, behind it; absent when there is none
     m   what only we need: title, description, tags, retry rule, traceparent, .. (JobFacts); absent when empty
 Its one argument is the payload as JSON text. `et` stands last: the script adds the store's clock.
 A result is the job's own pairs, then arq's {s, r, t, st, ft, q, id} and three of ours:
@@ -24,7 +25,7 @@ from gateway.tasks import PRIORITIES, TaskSpec, Unique
 
 OPTIONS = struct.Struct(">BHIIIIB")
 _OPTIONS_MARK = b"\xa1o\xc4\x14"
-_EXPIRES, _UNIQUE_UNTIL_FINISHED, _UNIQUE_UNTIL_STARTED = 1, 2, 4
+_EXPIRES, _UNIQUE_UNTIL_FINISHED, _UNIQUE_UNTIL_STARTED, _KEYED = 1, 2, 4, 8
 _END_OF_TIME_MS = 253_402_300_800_000
 
 
@@ -54,6 +55,7 @@ class Record(msgspec.Struct, frozen=True):
     k: Raw
     et: int
     o: bytes | None = None
+    c: str | None = None
     m: JobFacts | None = None
     s: bool | None = None
     j: Raw = Raw()
@@ -137,14 +139,18 @@ def encode_job(spec: TaskSpec) -> bytes:
     flags = _EXPIRES if spec.expires_in_ms else 0
     if unique is not None and holds_key:
         flags |= _UNIQUE_UNTIL_STARTED if unique.until == "started" else _UNIQUE_UNTIL_FINISHED
+    keyed = spec.concurrency_key is not None
+    if keyed:
+        flags |= _KEYED
     return b"".join((
-        bytes((0x86 + has_facts + holds_key,)),
+        bytes((0x86 + has_facts + holds_key + keyed,)),
         _OPTIONS_MARK,
         OPTIONS.pack(
             spec.priority, spec.max_attempts, spec.lease_ms, spec.timeout_ms, spec.retention_ms,
             spec.failed_retention_ms, flags,
         ),
         b"\xa1u" + _pack(unique.key) if unique is not None and holds_key else b"",
+        b"\xa1c" + _pack(spec.concurrency_key) if keyed else b"",
         b"\xa1t\xc0\xa1f", _pack(spec.job_type),
         b"\xa1a\x91", text_header(len(spec.payload)), spec.payload, b"\xa1k\x80",
         b"\xa1m" + packed_facts if has_facts else b"",
@@ -196,12 +202,12 @@ def spec_of(record: Record, job_type: str) -> TaskSpec:
     if facts is None:
         return TaskSpec(
             job_type, payload, priority=priority, max_attempts=max_attempts, lease_ms=lease_ms, timeout_ms=timeout_ms,
-            retention_ms=retention_ms, failed_retention_ms=failed_retention_ms,
+            retention_ms=retention_ms, failed_retention_ms=failed_retention_ms, concurrency_key=record.c,
         )  # fmt: skip
     return TaskSpec(
         job_type, payload, facts.title, facts.description, priority, facts.tags, facts.delay_ms, facts.run_at_ms,
         max_attempts, facts.retry, lease_ms, timeout_ms, facts.expires_in_ms, retention_ms, failed_retention_ms,
-        facts.traceparent, facts.tracestate, _unique_of(facts.unique_key, flags),
+        facts.traceparent, facts.tracestate, _unique_of(facts.unique_key, flags), record.c,
     )  # fmt: skip
 
 

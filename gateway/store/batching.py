@@ -26,6 +26,12 @@ _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: i
 _AWAY = ("LOADING", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "UNKILLABLE")
 
 
+# While several tenants are active, one call takes so much work of each: nobody waits behind another's backlog.
+_FAIR_SHARE = 32
+_ACTIVE_SECONDS = 1.0
+_Entries = list[tuple[Any, asyncio.Future[Any]]]
+
+
 class Link:
     """One connection to Redis and the discipline of its use: whole pipelines, a deadline, never a half-read reply."""
 
@@ -119,8 +125,9 @@ class Lane:
         self._link = link
         self._scripts = scripts
         self._observe = observe
-        self._pending: dict[tuple[str, QueueKeys], tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]] = {}
+        self._pending: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]] = {}
         self._running: asyncio.Task[None] | None = None
+        self._active: dict[str, float] = {}
 
     def submit(self, verb: Verb, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
         """Put a request into the next call. The future gives its outcome or raises a Refusal."""
@@ -144,15 +151,37 @@ class Lane:
     async def _drain(self) -> None:
         try:
             while self._pending:
-                pending, self._pending = self._pending, {}
-                await self._commit(pending)
+                await self._commit(self._turn())
         finally:
             self._running = None
 
-    async def _commit(
-        self, pending: dict[tuple[str, QueueKeys], tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]]
-    ) -> None:
-        calls: list[tuple[Verb, list[tuple[Any, asyncio.Future[Any]]]]] = []
+    def _turn(self) -> dict[tuple[str, QueueKeys], tuple[Verb, _Entries]]:
+        """Take what the next call carries: all that waits, or a fair share of it while several tenants are active."""
+        taken, self._pending = self._pending, {}
+        now = time.monotonic()
+        for _, keys in taken:
+            self._active[keys.tenant] = now
+        if len(self._active) == 1:
+            return taken
+        for tenant in [tenant for tenant, at in self._active.items() if at < now - _ACTIVE_SECONDS]:
+            del self._active[tenant]
+        if len(self._active) == 1:
+            return taken
+        turn: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]] = {}
+        left = dict.fromkeys(self._active, _FAIR_SHARE)
+        for key, (verb, entries) in taken.items():
+            tenant, number = key[1].tenant, 0
+            while number < len(entries) and left[tenant] > 0:
+                left[tenant] -= verb.weight(entries[number][0])
+                number += 1
+            if number:
+                turn[key] = (verb, entries[:number])
+            if number < len(entries):
+                self._pending[key] = (verb, entries[number:])
+        return turn
+
+    async def _commit(self, pending: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]]) -> None:
+        calls: list[tuple[Verb, _Entries]] = []
         commands: list[bytes] = []
         arguments: list[tuple[Argument, ...]] = []
         repeat = True
@@ -196,11 +225,11 @@ class Lane:
             _answer(verb, chunk, reply)
 
 
-def _chunks(verb: Verb, entries: list[tuple[Any, asyncio.Future[Any]]]) -> list[list[tuple[Any, asyncio.Future[Any]]]]:
+def _chunks(verb: Verb, entries: _Entries) -> list[_Entries]:
     """Cut requests into calls of at most `batch`, or one request that is larger by itself."""
     if len(entries) == 1:
         return [entries]
-    chunks: list[list[tuple[Any, asyncio.Future[Any]]]] = []
+    chunks: list[_Entries] = []
     room = 0
     for entry in entries:
         weight = verb.weight(entry[0])
@@ -230,7 +259,7 @@ def refusal_of(error: BaseException, verb: str) -> Refusal:
     return InternalError()
 
 
-def _answer(verb: Verb, chunk: list[tuple[Any, asyncio.Future[Any]]], reply: Any) -> None:
+def _answer(verb: Verb, chunk: _Entries, reply: Any) -> None:
     if isinstance(reply, BaseException):
         _refuse(chunk, refusal_of(reply, verb.name))
         return
@@ -249,7 +278,7 @@ def _answer(verb: Verb, chunk: list[tuple[Any, asyncio.Future[Any]]], reply: Any
             future.set_result(outcome)
 
 
-def _refuse(chunk: list[tuple[Any, asyncio.Future[Any]]], refusal: Refusal) -> None:
+def _refuse(chunk: _Entries, refusal: Refusal) -> None:
     for _, future in chunk:
         if not future.done():
             future.set_exception(refusal)

@@ -57,6 +57,23 @@ class Held(msgspec.Struct, frozen=True):
     task_id: str
 
 
+class Granted(msgspec.Struct, frozen=True):
+    """What a rate limit says to one request. stored: further requests that this process may let in by itself.
+
+    left: in the bucket; wait_ms: when to ask again; full_ms: until the bucket is full.
+    """
+
+    ok: bool
+    stored: int
+    left: int
+    wait_ms: int
+    full_ms: int
+
+
+class StaleSettings(Exception):
+    """The queue's settings changed since this process read them. Nothing was done; read them and try again."""
+
+
 class Kept(msgspec.Struct, frozen=True):
     """A lease that goes on for lease_ms."""
 

@@ -22,7 +22,8 @@ _CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
 
 
 class QueueStats(msgspec.Struct, frozen=True):
-    """Counts of one queue at one moment. oldest_ms: for how long its oldest ready task has waited (0: none)."""
+    """Counts of one queue at one moment. oldest_ms: for how long its oldest ready task has waited (0: none);
+    paused_ms: for how long yet it is paused."""
 
     ready: int
     due: int
@@ -32,6 +33,9 @@ class QueueStats(msgspec.Struct, frozen=True):
     cancelled: int
     oldest_ms: int
     totals: dict[str, int]
+    stored_bytes: int = 0
+    paused_ms: int = 0
+    max_pending: int = 0
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -120,9 +124,13 @@ class Inspector:
                 failed=reply[5],
                 cancelled=reply[6],
                 oldest_ms=max(0, now_ms - reply[7]) if reply[7] else 0,
-                totals={name.decode(): int(number) for name, number in zip(reply[8][::2], reply[8][1::2], strict=True)},
+                totals={name: number for name, number in totals.items() if name != "bytes"},
+                stored_bytes=max(0, totals.get("bytes", 0)),
+                paused_ms=max(0, reply[9] - now_ms) if reply[9] else 0,
+                max_pending=reply[10],
             )
             for reply in replies
+            for totals in [_numbers(reply[8])]
         ]
 
     async def _names(
@@ -184,3 +192,7 @@ def _read_cursor(cursor: str) -> bytes:
     if not _ENTRY.fullmatch(entry) or _write_cursor(entry) != cursor:
         raise BadCursor()
     return entry
+
+
+def _numbers(flat: list[bytes]) -> dict[str, int]:
+    return {name.decode(): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}

@@ -9,13 +9,17 @@ Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a scri
     arq:result:<id>        STR   arq's result (msgpack) with our facts, until its retention ends
     tg:{T}:live            ZSET  by creation: tasks that are not final (lists)
     tg:{T}:completed       ZSET  by creation: likewise failed, cancelled
-    tg:{T}:expiry          ZSET  finished tasks by the time they leave the lists (unix ms)
+    tg:{T}:expiry          ZSET  finished tasks by when they leave the lists (unix ms - 1; fraction: size)
     tg:{T}:expires         ZSET  tasks that must start by a time (unix ms)
     tg:{T}:seq             STR   counter that orders ready tasks
     tg:{T}:waiting         ZSET  gateways with polls waiting here, by how long (unix ms)
     tg:{T}:wants           HASH  gateway -> "<polls>:<registered at>"
     tg:{T}:watch           SET   "<gateway> <id>": who waits for the end of which task
-    tg:{T}:totals          HASH  outcomes since ever
+    tg:{T}:totals          HASH  outcomes since ever, and bytes kept now
+    tg:{T}:settings        HASH  what an operator set
+    tg:{T}:pace            STR   when the next hand-out is due by rate_per_second (unix ms)
+    tg:{T}:running:<key>   SET   tasks of a concurrency key that are leased
+    tg:{T}:heldby:<key>    ZSET  ready ones of that key held back meanwhile, by rank
     tg:{T}:trail:<entry>   HASH  what happened to a task beyond the straight way: history, progress, last report
     tg:{T}:log:<entry>     LIST  a task's log lines
     tg:{T}:poll:<w> <p>    STR   what a poll_id got
@@ -23,6 +27,9 @@ Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a scri
     tg:{queues}            SET   tags of all queues that ever held a task
     tg:{workers:T}:seen    ZSET  workers by last poll (unix ms); :facts HASH, :directives HASH
     tg:{idempotency:T}:<h> STR   what an Idempotency-Key made; by the key's hash, 24 h
+    tg:{keys}:api          HASH  SHA-256 of an API key -> its record
+    tg:{tenants}:limits    HASH  tenant -> its own limits (msgpack)
+    tg:{limit:W}:<bucket>  STR   arrival time of a rate limit; W: `tenant:<name>` or `address:<client>`
     tg:ring:<gateway>      channel; tg:directives channel
 """
 
@@ -48,16 +55,19 @@ _QUEUE_KEYS = (
     "wants",
     "watch",
     "totals",
+    "settings",
+    "pace",
 )
-_TASK_KEYS = ("trail", "log", "poll", "unique")
+_TASK_KEYS = ("trail", "log", "poll", "unique", "running", "heldby")
 LOG_LINES = 200
 
 
 class QueueKeys(msgspec.Struct, frozen=True):
-    """One queue's hash tag and the one key that scripts are called with."""
+    """One queue's hash tag, the one key that scripts are called with, and whose it is (for fair turns)."""
 
     tag: str
     queue_key: bytes
+    tenant: str
 
 
 class Keys:
@@ -67,12 +77,14 @@ class Keys:
         self.prefix = prefix
         self._tag_start = "" if prefix == "tg" else f"{prefix}/"
         self.queues = f"{prefix}:{{queues}}"
+        self.api_keys = f"{prefix}:{{keys}}:api"
+        self.tenants = f"{prefix}:{{tenants}}:limits"
         self.directive_channel = f"{prefix}:directives"
         self.of = lru_cache(maxsize=10_000)(self._of)
 
     def _of(self, queue: Queue) -> QueueKeys:
         tag = f"{{{self._tag_start}{queue.tenant}:{queue.job_type}}}"
-        return QueueKeys(tag, f"{_ARQ_QUEUE}{tag}".encode())
+        return QueueKeys(tag, f"{_ARQ_QUEUE}{tag}".encode(), queue.tenant)
 
     def queue_of(self, tag: str) -> Queue | None:
         """Read a tag back. None: it is not one of this prefix."""
@@ -101,6 +113,11 @@ class Keys:
     def idempotency(self, tenant: str, key: str) -> str:
         """STR of what a request with this Idempotency-Key made. Keys are clients' text: their hash stands here."""
         return f"{self.prefix}:{{idempotency:{tenant}}}:{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"
+
+    def bucket(self, whose: str, name: str) -> QueueKeys:
+        """STR of one rate limit's bucket; whose: `tenant:<name>` or `address:<client>`."""
+        tag = f"{{limit:{whose}}}"
+        return QueueKeys(tag, f"{self.prefix}:{tag}:{name}".encode(), whose)
 
     def lua_header(self) -> str:
         """The first lines of every script: its key names, derived from KEYS[1], the queue's ZSET."""

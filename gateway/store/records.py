@@ -10,6 +10,7 @@ from gateway.store import arq_format
 from gateway.tasks import Attempt, LeasedTask, LogLine, Queue, Status, Task, TaskSpec, public_id
 
 READY_END = float(2**40)
+HELD = float(2**49)
 LEASED = float(2**50)
 
 
@@ -85,7 +86,7 @@ def read_task(reply: list[Any], queue: Queue, tag: str, now_ms: int) -> Task | N
             lease.worker_id, progress, None, facts.get(b"error"), lease.cancel_requested, history, log,
         )  # fmt: skip
     status = Status.PENDING
-    if float(place) >= READY_END:
+    if READY_END <= float(place) < HELD:
         due_ms = int(float(place))
         if due_ms > now_ms:
             status = Status.RETRYING if attempt else Status.SCHEDULED

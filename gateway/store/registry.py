@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import msgspec
@@ -39,16 +40,21 @@ class Registry:
         self._redis = redis
         self._keys = keys
         self._registered: set[Queue] = set()
+        self._registering = asyncio.Lock()
 
     async def register(self, queues: set[Queue]) -> None:
         """Note queues before their first task is written, so that none is ever unknown to the sweeps."""
-        new = queues - self._registered
-        if not new:
+        if queues <= self._registered:
             return
-        tags = [self._keys.of(queue).tag for queue in new]
-        async with answering():
-            await self._redis.sadd(self._keys.queues, *tags)  # type: ignore[misc]  # redis-py: sync and async in one type
-        self._registered |= new
+        # One at a time: a crowd of first producers would otherwise open a connection each.
+        async with self._registering:
+            new = queues - self._registered
+            if not new:
+                return
+            tags = [self._keys.of(queue).tag for queue in new]
+            async with answering():
+                await self._redis.sadd(self._keys.queues, *tags)  # type: ignore[misc]  # redis-py: sync and async in one type
+            self._registered |= new
 
     def knows(self, queue: Queue) -> bool:
         """Whether this process noted the queue."""

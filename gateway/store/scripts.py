@@ -11,8 +11,12 @@ from gateway.store.keys import Keys
 
 VERBS = (
     "enqueue", "claim", "heartbeat", "complete", "fail", "release", "expire", "cancel", "retry",
-    "patch", "delete", "read", "page", "stats", "leases", "watch", "ring",
+    "patch", "delete", "purge", "configure", "settings", "read", "page", "stats", "leases", "watch", "ring",
 )  # fmt: skip
+
+
+# What belongs to no queue: without the queue's key names and the prelude.
+BARE = ("limit",)
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -28,8 +32,8 @@ def load(keys: Keys) -> dict[str, Script]:
     folder = files("gateway.store") / "lua"
     start = keys.lua_header() + (folder / "prelude.lua").read_text()
     scripts = {}
-    for verb in VERBS:
-        source = start + (folder / f"{verb}.lua").read_text()
+    for verb in (*VERBS, *BARE):
+        source = (start if verb in VERBS else "") + (folder / f"{verb}.lua").read_text()
         # Redis names a script by its SHA-1; nothing is secured by it.
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
         scripts[verb] = Script(verb, source, sha)

@@ -15,18 +15,23 @@ from gateway.errors import (
     InvalidMember,
     QueueFull,
     Refusal,
+    SettingsChanged,
     TaskChanged,
     TaskNotFound,
     UniqueConflict,
 )
+from gateway.queue_settings import NO_DEFAULTS, NO_SETTINGS, QueueSettings
 from gateway.store import arq_format
 from gateway.store.batching import Argument, Lane
-from gateway.store.calls import Claim, Claimed, Held, Kept, Listener, Nobody, Reported, Swept
+from gateway.store.calls import Claim, Claimed, Granted, Held, Kept, Listener, Nobody, Reported, StaleSettings, Swept
 from gateway.store.keys import Keys, QueueKeys
+from gateway.store.settings_format import read_settings, write_settings
 from gateway.store.verbs import VERBS
 from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulids, public_id, split_id
 
 _PATCH_TRIES = 5
+_STALE_TRIES = 5
+_PURGE_TASKS = 500
 
 
 class TaskStore:
@@ -51,6 +56,7 @@ class TaskStore:
         self._clock = clock
         self._ahead_ms = 0.0
         self._ulids = Ulids()
+        self._settings: dict[Queue, QueueSettings] = {}
         self.listener: Listener = Nobody()
         self._verbs = {verb.name: verb(self) for verb in VERBS}
 
@@ -91,8 +97,21 @@ class TaskStore:
         bound was reached; UniqueConflict. atomic: all or none, BatchRefused for those that stood beside a refused one.
         Source: lua/enqueue.lua.
         """
-        keys = self.keys.of(queue)
         now_ms = self.now_ms()
+        names = ulids or [self._ulids.make(now_ms) for _ in specs]
+        for _ in range(_STALE_TRIES):
+            known = self._settings.get(queue, NO_SETTINGS)
+            filled = [known.defaults.fill(spec) for spec in specs] if known.defaults is not NO_DEFAULTS else specs
+            try:
+                return await self._enqueue(queue, filled, atomic, names, known)
+            except StaleSettings:
+                await self.settings(queue)
+        raise SettingsChanged(queue.job_type)
+
+    async def _enqueue(
+        self, queue: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str], known: QueueSettings
+    ) -> list[Task | Held | Refusal]:
+        keys = self.keys.of(queue)
         items = []
         for number, spec in enumerate(specs):
             due: Argument = b""
@@ -102,9 +121,8 @@ class TaskStore:
                 due = b"+%d" % spec.delay_ms
             group = 1 if not atomic else len(specs) if number == 0 else 0
             body, unique = arq_format.encode_job(spec), arq_format.encode_unique(spec.unique)
-            ulid = ulids[number] if ulids else self._ulids.make(now_ms)
-            items.append((ulid, spec.priority, due, spec.expires_in_ms, group, body, unique))
-        now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items))
+            items.append((ulids[number], spec.priority, due, spec.expires_in_ms, group, body, unique))
+        now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items, known.version))
         outcomes: list[Task | Held | Refusal] = []
         for spec, item, due_ms in zip(specs, items, dues, strict=True):
             if isinstance(due_ms, bytes):
@@ -112,9 +130,8 @@ class TaskStore:
                 holder = public_id(queue.job_type, arq_id, keys.tag)
                 outcomes.append(UniqueConflict(holder) if word == "conflict" else Held(holder))
             elif due_ms < 0:
-                outcomes.append(
-                    QueueFull(queue.job_type, depth, self.queue_limit) if due_ms == -1 else BatchRefused([])
-                )
+                limit = known.max_pending or self.queue_limit
+                outcomes.append(QueueFull(queue.job_type, depth, limit) if due_ms == -1 else BatchRefused([]))
             else:
                 status = Status.SCHEDULED if due_ms else Status.PENDING
                 outcomes.append(Task(f"{queue.job_type}~{item[0]}", status, spec, now_ms, due_ms or now_ms))
@@ -164,19 +181,31 @@ class TaskStore:
 
     async def fail(
         self, queue: Queue, task_id: str, token: str, error: bytes, brief: bytes, message: str, *,
-        retryable: bool = True, retry_in_ms: int | None = None,
+        retryable: bool = True, retry_in_ms: int | None = None, pause_ms: int = 0,
     ) -> Reported:  # fmt: skip
         """End a claimed attempt badly: the task waits for another one, or is failed.
 
         error: JSON; brief: shorter JSON for the history; message: what arq's clients raise. retry_in_ms: instead of the
-        task's own backoff. Raises LeaseLost, TaskNotFound. Source: lua/fail.lua.
+        task's own backoff. pause_ms: the queue hands nothing out for that long. Raises LeaseLost, TaskNotFound.
+        Source: lua/fail.lua.
         """
         arq_id = self.arq_id(queue, task_id)
         delay = retry_in_ms
         if delay is None:
             # The rule cannot change while the task is leased, and the token fences the attempt number.
             delay = await self._backoff_ms(queue, arq_id) if retryable else 0
-        item = (queue, task_id, arq_id, token, retryable, delay, error, brief, *arq_format.failed_pairs(message, error))
+        item = (
+            queue,
+            task_id,
+            arq_id,
+            token,
+            retryable,
+            delay,
+            error,
+            brief,
+            pause_ms,
+            *arq_format.failed_pairs(message, error),
+        )
         reported: Reported = await self._submit("report", "fail", self.keys.of(queue), item)
         return reported
 
@@ -218,12 +247,14 @@ class TaskStore:
         )
         return done
 
-    async def retry(self, queue: Queue, task_id: str) -> None:
-        """Send a failed or cancelled task back with fresh attempts.
+    async def retry(self, queue: Queue, task_id: str, *, delay_ms: int = 0) -> None:
+        """Send a failed or cancelled task back with fresh attempts, due after `delay_ms`.
 
         Raises AlreadyFinished (completed), NotFinished, QueueFull, TaskNotFound. Source: lua/retry.lua.
         """
-        await self._submit("report", "retry", self.keys.of(queue), (queue, task_id, self.arq_id(queue, task_id)))
+        await self._submit(
+            "report", "retry", self.keys.of(queue), (queue, task_id, self.arq_id(queue, task_id), delay_ms)
+        )
 
     async def patch(
         self, queue: Queue, task_id: str, change: Callable[[TaskSpec], TaskSpec], due: Argument | None
@@ -260,6 +291,50 @@ class TaskStore:
         """Forget a final or waiting task. Raises AlreadyStarted, TaskNotFound. Source: lua/delete.lua."""
         item = (queue, task_id, self.arq_id(queue, task_id))
         await self._submit("report", "delete", self.keys.of(queue), item)
+
+    async def purge(self, queue: Queue) -> int:
+        """Forget every task of a queue that waits now, in calls of 500. Returns how many. Source: lua/purge.lua."""
+        before_ms, offset, total, passed, more = self.now_ms(), 0, 0, 0, True
+        while more:
+            forgotten, offset, more = await self._submit(
+                "chore", "purge", self.keys.of(queue), (before_ms, offset, _PURGE_TASKS)
+            )
+            total, passed = total + forgotten, passed + forgotten
+            if not more and passed:
+                # What was passed over may have moved: once more from the front, until there is nothing left.
+                offset, passed, more = 0, 0, True
+        return total
+
+    async def settings(self, queue: Queue) -> QueueSettings:
+        """Read what an operator set for a queue. Source: lua/settings.lua."""
+        fields = await self.submit_read("settings", queue, None)
+        found = self._settings[queue] = read_settings(fields)
+        return found
+
+    async def configure(
+        self, queue: Queue, settings: QueueSettings | None, *, version: int | None = None, pause: Argument = b""
+    ) -> QueueSettings:
+        """Replace a queue's settings (None: leave them), pause it or end its pause. Returns them as they are then.
+
+        version: only if they are still of this version. pause: until then (unix ms, 0: go on), b"" as it is.
+        Raises StaleSettings: they changed meanwhile. Source: lua/configure.lua.
+        """
+        fields = None if settings is None else write_settings(settings)
+        given: Argument = b"" if version is None else version
+        held = last = await self._submit("report", "configure", self.keys.of(queue), (queue, given, pause, fields))
+        while held and settings is not None and settings.max_processing_per_key is not None:
+            # More of each key may run: what was held back is let go, some hundred tasks a call.
+            now_held = await self._submit("report", "configure", self.keys.of(queue), (queue, b"", b"", fields))
+            if now_held >= last:
+                break
+            held = last = now_held
+        return await self.settings(queue)
+
+    async def spend(self, whose: str, bucket: str, per_minute: int, ahead: int) -> Granted:
+        """Ask a rate limit for one request, and for `ahead` more to keep in store. Source: lua/limit.lua."""
+        keys = self.keys.bucket(whose, bucket)
+        granted: Granted = await self._submit("limit", "limit", keys, (per_minute, ahead))
+        return granted
 
     async def watch(self, queue: Queue, task_id: str, ttl_ms: int) -> bool:
         """Ask to hear of the task's end. True: it is final (or gone) already. Source: lua/watch.lua."""

@@ -20,7 +20,7 @@ from gateway.errors import (
 )
 from gateway.store import arq_format
 from gateway.store.batching import Argument
-from gateway.store.calls import Claim, Claimed, Kept, Listener, Reported, Swept
+from gateway.store.calls import Claim, Claimed, Granted, Kept, Listener, Reported, StaleSettings, Swept
 from gateway.store.keys import Keys
 from gateway.store.records import read_claimed
 from gateway.tasks import Lease, LeasedTask, Queue, Status, public_id
@@ -77,18 +77,22 @@ class _Enqueue(ScriptCall):
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         total = sum(len(item[2]) for item in items)
-        args: list[Argument] = [*self.start(), self.store.gateway, self.store.queue_limit, total]
-        for _, tag, tasks in items:
+        versions = {item[3] for item in items}
+        version = versions.pop() if len(versions) == 1 else -1
+        args: list[Argument] = [*self.start(), self.store.gateway, self.store.queue_limit, version, total]
+        for _, tag, tasks, _ in items:
             for ulid, *rest in tasks:
                 args.append(tag + ulid)
                 args += rest
         return args
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        if reply[0] == b"stale":
+            return [StaleSettings()] * len(items)
         queue = items[0][0]
         listener = self.store.listener
         outcomes, at, stored = [], 4, 0
-        for _, _, tasks in items:
+        for _, _, tasks, _ in items:
             dues = reply[at : at + len(tasks)]
             at += len(tasks)
             for due, (_, _, asked, expires_in_ms, *_) in zip(dues, tasks, strict=True):
@@ -199,16 +203,16 @@ class _Complete(_Report):
     name = "complete"
 
     def arguments(self, items: list[Any]) -> list[Argument]:
-        args: list[Argument] = [*self.start(), len(items)]
+        args: list[Argument] = [*self.start(), self.store.gateway, len(items)]
         for _, _, arq_id, token, pairs, number in items:
             args += (arq_id, token, pairs, number)
         return args
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
-        self.hear(reply)
+        self.hear(reply, items[0][0], reply[2])
         outcomes: list[Reported | Refusal] = []
         done = 0
-        for item, answer in zip(items, reply[2:], strict=True):
+        for item, answer in zip(items, reply[3:], strict=True):
             if answer[0] == b"completed":
                 done += answer[3] > 0
                 outcomes.append(Reported(Status.COMPLETED, answer[1].decode()))
@@ -223,8 +227,8 @@ class _Fail(_Report):
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         args: list[Argument] = [*self.start(), self.store.gateway, len(items)]
-        for _, _, arq_id, token, retryable, delay_ms, error, brief, pairs, number in items:
-            args += (arq_id, token, int(retryable), delay_ms, error, brief, pairs, number)
+        for _, _, arq_id, token, retryable, delay_ms, error, brief, pause_ms, pairs, number in items:
+            args += (arq_id, token, int(retryable), delay_ms, error, brief, pause_ms, pairs, number)
         return args
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
@@ -239,6 +243,8 @@ class _Fail(_Report):
                 self.store.listener.count("retried" if status is Status.RETRYING else status.value, 1)
             if due_ms:
                 self.store.listener.alarm(item[0], due_ms)
+            if item[8]:
+                self.store.listener.alarm(item[0], reply[1] + item[8])
             outcomes.append(Reported(status, worker_id.decode(), due_ms))
         return outcomes
 
@@ -314,7 +320,10 @@ class _Retry(ScriptCall):
     repeat = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
-        return [*self.start(), self.store.gateway, self.store.queue_limit, len(items), *(item[2] for item in items)]
+        args: list[Argument] = [*self.start(), self.store.gateway, self.store.queue_limit, len(items)]
+        for _, _, arq_id, delay_ms in items:
+            args += (arq_id, delay_ms)
+        return args
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
         self.hear(reply, items[0][0], reply[2])
@@ -322,6 +331,8 @@ class _Retry(ScriptCall):
         for item, word in zip(items, reply[3:], strict=True):
             if word == b"pending":
                 outcomes.append(None)
+                if item[3]:
+                    self.store.listener.alarm(item[0], reply[1] + item[3])
             elif word == b"full":
                 outcomes.append(QueueFull(item[0].job_type, self.store.queue_limit, self.store.queue_limit))
             elif word == b"conflict":
@@ -375,6 +386,53 @@ class _Delete(ScriptCall):
         return [
             refusals[word](item[1]) if word in refusals else None for item, word in zip(items, reply[2:], strict=True)
         ]
+
+
+class _Purge(ScriptCall):
+    name = "purge"
+    batch = 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return [*self.start(), *items[0]]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        return [(reply[2], reply[3], bool(reply[4]))]
+
+
+class _Configure(ScriptCall):
+    name = "configure"
+    repeat = False
+    batch = 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        (_, version, pause, fields), *_ = items
+        given: list[Argument] = [b""]
+        if fields is not None:
+            given = [len(fields)]
+            for name, value in fields.items():
+                given += (name, value)
+        return [*self.start(), self.store.gateway, version, pause, *given]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        queue = items[0][0]
+        if reply[0] == b"changed":
+            return [StaleSettings()]
+        self.hear(reply, queue, reply[2])
+        if reply[4]:
+            self.store.listener.alarm(queue, reply[4])
+        return [reply[5]]
+
+
+class _Settings(ScriptCall):
+    name = "settings"
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        return self.start()
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        return [dict(zip(reply[2::2], reply[3::2], strict=True))] * len(items)
 
 
 class _Watch(ScriptCall):
@@ -455,7 +513,28 @@ class _Stats(ScriptCall):
         return [reply[1:]] * len(items)
 
 
+class _Limit(ScriptCall):
+    """Items: (requests a minute, requests to put in store besides)."""
+
+    name = "limit"
+    repeat = False
+    batch = 1_000_000
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        limit, more = items[-1]
+        return [*self.start(), limit, len(items), more]
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        granted, stored, left, wait_ms, full_ms = reply[2:]
+        return [
+            Granted(number < granted, stored if number == 0 else 0, left, wait_ms, full_ms)
+            for number in range(len(items))
+        ]
+
+
 VERBS: tuple[type[ScriptCall], ...] = (
-    _Enqueue, _Claim, _Heartbeat, _Complete, _Fail, _Release, _Expire, _Cancel, _Retry, _Patch, _Delete, _Watch,
+    _Enqueue, _Claim, _Heartbeat, _Complete, _Fail, _Release, _Expire, _Cancel, _Retry, _Patch, _Delete, _Purge,
+    _Configure, _Settings, _Limit, _Watch,
     _Ring, _Leases, _Read, _Page, _Stats,
 )  # fmt: skip

@@ -295,7 +295,7 @@ class QueueModel:
             if task.expires_at_ms is not None and task.expires_at_ms <= now_ms:
                 self._finish(now_ms, task, "failed", error=words("expired", "not started in time"), code="expired")
                 continue
-            task.expires_at_ms = None
+            expires_at_ms, task.expires_at_ms = task.expires_at_ms, None
             spec = task.spec
             if spec.unique is not None and spec.unique.until == "started":
                 self._let_go(task)
@@ -307,8 +307,9 @@ class QueueModel:
             assert task.rank is not None
             task.to(
                 lease=HeldLease(
-                    token, claim.worker_id, now_ms, lease_ms, task.rank, task.attempts, deadline_ms, ends_at_ms
-                )
+                    token, claim.worker_id, now_ms, lease_ms, task.rank, task.attempts, deadline_ms, ends_at_ms,
+                    expires_at_ms=expires_at_ms,
+                )  # fmt: skip
             )
             tasks.append((task.id, token, ends_at_ms - now_ms, task.attempts))
         return tasks
@@ -402,7 +403,7 @@ class QueueModel:
                 outcomes.append(Reported(Status.CANCELLED))
                 continue
             word, due_ms = "pending", 0
-            task.attempts = lease.attempt - 1
+            task.attempts, task.expires_at_ms = lease.attempt - 1, lease.expires_at_ms
             if delay_ms:
                 word, due_ms = "retrying" if task.attempts else "scheduled", now_ms + delay_ms
                 task.to(due_ms=due_ms)

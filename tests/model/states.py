@@ -13,7 +13,7 @@ Rank = tuple[int, int]
 
 @dataclass
 class HeldLease:
-    """Who holds a task, and until when. deadline_ms 0: the attempt has none."""
+    """Who holds a task, and until when. deadline_ms 0: the attempt has none. expires_at_ms: by when it had to start."""
 
     token: str
     worker_id: str
@@ -25,6 +25,7 @@ class HeldLease:
     ends_at_ms: int
     cancel_requested: bool = False
     spoke: bool = False
+    expires_at_ms: int | None = None
 
 
 @dataclass

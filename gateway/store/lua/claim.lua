@@ -3,7 +3,8 @@
 -- ARGV: now, gateway, other polls that wait here, ms that the oldest waiting poll has waited, count, then per poll:
 --       worker, poll_id ('' none), max (0: only what the poll_id got before), lease_ms (0: the task's own), token seed,
 --       stays (1: it waits when it gets nothing, so this gateway wants to be rung)
--- Returns: 'ok', now, ready tasks left, registered (0/1), next lease end (0: none given), tasks that failed instead,
+-- Returns: 'ok', now, ready tasks left that may be handed out, registered (0/1), next alarm (the first end of a lease
+--          given, or when a paused or paced queue may go on; 0: none), tasks that failed instead,
 --          then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash), started
 -- A poll_id that already got tasks gets the same leases again while they live.
 local now, gateway = clock(ARGV[1]), ARGV[2]
@@ -14,6 +15,8 @@ local wanted = 0
 for p = 0, polls - 1 do wanted = wanted + tonumber(ARGV[8 + p * 6]) end
 promote(now, math.min(wanted + 100, 1000))
 
+-- What one call may hold back: the next call goes on where this one stopped.
+local MOST_HOLDS = 500
 local line, place, drained = {}, 0, false
 local function next_ready(more)
   if place >= #line then
@@ -37,8 +40,9 @@ local function nameable(id)
   return is_native(id) or #job_type + 2 + math.ceil(#id * 4 / 3) <= MAX_ID_CHARS
 end
 
-local first_end = 0
--- Returns the task's reply and token, or nil when it could not be handed out (it is then final).
+local first_end, holds = 0, 0
+local free, resumes_at = room(now)
+-- Returns the task's reply and token, or nil when it could not be handed out (it is then final, or held back).
 local function lease(id, score, worker, lease_ms, seed, number)
   local body = fetch(JOB .. id)
   if not body or not is_job(body) or not nameable(id) then
@@ -49,16 +53,24 @@ local function lease(id, score, worker, lease_ms, seed, number)
     return nil
   end
   if not is_native(id) then adopt(id, body) end
-  local options = options_of(body)
+  local options, expires_at = options_of(body), false
   if options.expires then
-    local expires_at = redis.call('ZSCORE', EXPIRES, id)
+    expires_at = redis.call('ZSCORE', EXPIRES, id)
     if expires_at and tonumber(expires_at) <= now then
       local text, n = failure_pairs('expired', 'not started in time')
       finish(now, id, 'failed', nil, text, n, body, 'expired')
       return nil
     end
-    redis.call('ZREM', EXPIRES, id)
   end
+  if options.key then
+    if redis.call('SCARD', RUNNING .. options.key) >= settings().max_processing_per_key then
+      hold(id, score, options.key)
+      holds = holds + 1
+      return nil
+    end
+    redis.call('SADD', RUNNING .. options.key, id)
+  end
+  if expires_at then redis.call('ZREM', EXPIRES, id) end
   if options.until_started then release_unique(id, options) end
   local attempt = redis.pcall('INCR', RETRY .. id)
   if type(attempt) == 'table' then
@@ -72,8 +84,12 @@ local function lease(id, score, worker, lease_ms, seed, number)
     ends = math.min(ends, deadline)
   end
   local token = number == 0 and seed or seed .. '.' .. number
-  redis.call('SET', PROGRESS .. id, cmsgpack.pack({ token, now, lease_ms, score, worker, attempt,
-    options.max_attempts, deadline, ends, options.priority, false, false }))
+  local record = { token, now, lease_ms, score, worker, attempt, options.max_attempts, deadline, ends, options.priority,
+    false, false }
+  if options.key or expires_at then
+    record[KEY], record[EXPIRES_AT] = options.key or false, expires_at and tonumber(expires_at)
+  end
+  redis.call('SET', PROGRESS .. id, cmsgpack.pack(record))
   redis.call('ZADD', QUEUE, LEASED + ends, id)
   if first_end == 0 or ends < first_end then first_end = ends end
   return { id, body, attempt, ends - now, number, trail_of(id, body), now }, token
@@ -98,7 +114,7 @@ local function recall(key)
   return tasks
 end
 
-local reply, unserved = { 'ok', now, 0, 0, 0, 0 }, others
+local reply, unserved, handed = { 'ok', now, 0, 0, 0, 0 }, others, 0
 for p = 0, polls - 1 do
   local base = 6 + p * 6
   local worker, poll_id, max = ARGV[base], ARGV[base + 1], tonumber(ARGV[base + 2])
@@ -107,7 +123,7 @@ for p = 0, polls - 1 do
   if not tasks then
     tasks = {}
     local given, longest = {}, 0
-    while #tasks < max do
+    while #tasks < math.min(max, free) and holds < MOST_HOLDS do
       local id, score = next_ready(math.min(wanted, 1000))
       if not id then break end
       local task, token = lease(id, score, worker, tonumber(ARGV[base + 3]), ARGV[base + 4], #tasks)
@@ -117,6 +133,7 @@ for p = 0, polls - 1 do
         longest = math.max(longest, task[4])
       end
     end
+    free, handed = free - #tasks, handed + #tasks
     if poll_id ~= '' and #tasks > 0 then
       redis.call('SET', key, cmsgpack.pack({ recalled = false, given = given }), 'PX', longest + 60000)
     end
@@ -125,7 +142,9 @@ for p = 0, polls - 1 do
   reply[7 + p] = tasks
 end
 
-reply[3] = ready_count()
+spend(now, handed)
+if free <= 0 then free, resumes_at = room(now) end
+reply[3] = free > 0 and ready_count() or 0
 if unserved > 0 and reply[3] == 0 then
   redis.call('ZADD', WAITING, now - waited_ms, gateway)
   redis.call('HSET', WANTS, gateway, unserved .. ':' .. now)
@@ -133,6 +152,8 @@ if unserved > 0 and reply[3] == 0 then
   redis.call('PEXPIRE', WANTS, REGISTRATION_MS)
   reply[4] = 1
 end
+-- Who took the last of what may be handed out now looks again when there may be more.
+if free <= 0 and resumes_at > 0 and (first_end == 0 or resumes_at < first_end) then first_end = resumes_at - 1 end
 reply[5], reply[6] = first_end, totals.failed or 0
 settle(now)
 return reply

@@ -12,18 +12,7 @@ for i = 1, total do
   if place and tonumber(place) >= LEASED then
     reply[2 + i] = 'processing'
   elseif body or record then
-    local entry = entry_of(id, body or record)
-    if body and is_job(body) then release_unique(id, options_of(body)) end
-    for status, letter in pairs(LETTER_OF) do
-      redis.call('ZREM', SET_OF[status], entry)
-      redis.call('ZREM', EXPIRY, letter .. entry)
-    end
-    redis.call('ZREM', QUEUE, id)
-    redis.call('ZREM', LIVE, entry)
-    redis.call('ZREM', EXPIRES, id)
-    redis.call('DEL', JOB .. id, RESULT .. id, RETRY .. id, TRAIL .. entry, LOG .. entry)
-    count('deleted')
-    finished[#finished + 1] = id
+    forget(id, body, record)
     reply[2 + i] = 'deleted'
   else
     reply[2 + i] = 'missing'

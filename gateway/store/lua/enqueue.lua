@@ -1,17 +1,21 @@
 -- Store tasks and ring gateways that have polls waiting. A task refused leaves no trace; repeating a call is safe.
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
--- ARGV: now (unix ms or ''), gateway, limit (waiting tasks), count, then per task:
+-- ARGV: now (unix ms or ''), gateway, limit (waiting tasks, unless the queue has its own), version of the queue's
+--       settings that these tasks were made by, count, then per task:
 --       id, priority (0..3), due ('' now, '+ms' from now, or unix ms), expires_in_ms (0: never),
 --       group (how many tasks from here on stand or fall together, 0: already counted), body (without its time),
 --       unique ('' none, or msgpack {key, ms that it holds (0: as the body says), on_conflict})
 -- Returns: 'ok', now, tasks for this gateway to claim, waiting tasks with these, then per task: its due time (0: ready
 --          at once), -1 when full, -2 when another of its group was refused, or '<word> <id>' of the task that holds its
 --          unique key; word: existing, replaced, conflict
-local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+--          Or 'stale', now: the settings have another version.
+local now, gateway, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[5])
+if settings().version ~= tonumber(ARGV[4]) then return { 'stale', now } end
+local limit = settings().max_pending or tonumber(ARGV[3])
 local ARGS = 7
 local depth = waiting_count()
 local reply = { 'ok', now, 0, depth }
-local function argument(i, place) return ARGV[4 + (i - 1) * ARGS + place] end
+local function argument(i, place) return ARGV[5 + (i - 1) * ARGS + place] end
 
 -- Who holds unique keys, with what this call gives out.
 local holders = {}
@@ -114,7 +118,7 @@ local stamp = cmsgpack.pack(now)
 local ready = 0
 
 -- A key that ends by time is let go by Redis, any other by the script that ends it.
-local function hold(id, unique)
+local function take_key(id, unique)
   if unique == '' then return end
   unique = cmsgpack.unpack(unique)
   local key, for_ms = unique[1], unique[2]
@@ -148,16 +152,20 @@ for i = 1, total do
       place(id, i, reply[4 + i])
       redis.call('ZADD', LIVE, 0, entry_of(id))
       if expires_in_ms > 0 then redis.call('ZADD', EXPIRES, now + expires_in_ms, id) end
-      hold(id, unique)
+      take_key(id, unique)
       count('enqueued')
+      count('bytes', #argument(i, 6) + #stamp)
     end
   elseif replaced[i] then
     -- The waiting task keeps its id and its time of creation, and gets the rest.
     local id, due, at = replaced[i], argument(i, 3), 0
     if due ~= '' then at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due) end
-    local made = string.sub(redis.call('GET', JOB .. id), -#stamp)
+    local before = redis.call('GET', JOB .. id)
+    local made = string.sub(before, -#stamp)
+    drop_hold(id, options_of(before).key)
+    count('bytes', #argument(i, 6) + #made - #before)
     redis.call('SET', JOB .. id, with_an_attempt_left(argument(i, 6), attempts_of(id)) .. made)
-    hold(id, unique)
+    take_key(id, unique)
     place(id, i, at > now and at or 0)
     redis.call('HSET', TRAIL .. entry_of(id), 'due', math.max(at, now))
     redis.call('ZREM', EXPIRES, id)

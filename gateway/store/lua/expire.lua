@@ -31,6 +31,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, exclusive(LEASED 
       local brief = '{"type":"' .. kind .. '","message":"' .. message .. '"}'
       to_ready(id, lease[PRIORITY])
       redis.call('DEL', PROGRESS .. id)
+      let_go(id, lease[KEY])
       remember(id, entry, lease, now, outcome, brief)
       redis.call('HSET', TRAIL .. entry, 'error', brief)
       ready = ready + 1
@@ -52,14 +53,26 @@ end
 local promoted = promote(now, limit)
 ready = ready + promoted
 
-local old = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, limit)
-for _, member in ipairs(old) do
+local old = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+for i = 1, #old, 2 do
+  local member = old[i]
+  count('bytes', -size_in(tonumber(old[i + 1])))
   local letter, entry = string.sub(member, 1, 1), string.sub(member, 2)
   for status, sign in pairs(LETTER_OF) do
     if sign == letter then redis.call('ZREM', SET_OF[status], entry) end
   end
   redis.call('DEL', RESULT .. id_of(entry), TRAIL .. entry, LOG .. entry)
   redis.call('ZREM', EXPIRY, member)
+end
+
+-- Held back tasks whose key has room are let go here should nothing else have done so: a few at a time, any of them.
+local held = redis.call('ZCOUNT', QUEUE, HELD, HELD)
+if held > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, HELD, HELD, 'LIMIT', now % held, 10)) do
+    local body = fetch(JOB .. id)
+    local key = body and options_of(body).key
+    if key then unhold(key) else redis.call('ZADD', QUEUE, rank(2, next_sequence(1) + 1), id) end
+  end
 end
 
 local alarm = 0
@@ -69,13 +82,23 @@ local function consider(first, offset)
     if alarm == 0 or at < alarm then alarm = at end
   end
 end
-consider(redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(LEASED), 'WITHSCORES', 'LIMIT', 0, 1), 0)
+consider(redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(HELD), 'WITHSCORES', 'LIMIT', 0, 1), 0)
 -- A lease ends after its last millisecond.
 consider(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, '+inf', 'WITHSCORES', 'LIMIT', 0, 1), LEASED - 1)
 consider(redis.call('ZRANGE', EXPIRES, 0, 0, 'WITHSCORES'), 0)
-consider(redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES'), 0)
+-- Its millisecond is over when the sweep is due; the fraction is the size.
+consider(redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES'), -1)
 
 local mine = 0
-if ready > 0 then mine = ring(now, ready, gateway) end
+if settings().governed then
+  local waiting = ready_count()
+  if waiting > 0 then
+    local free, at = room(now)
+    if free > 0 then mine = ring(now, waiting, gateway) end
+    if at > 0 then consider({ '', at }, 0) end
+  end
+elseif ready + unheld > 0 then
+  mine = ring(now, ready, gateway)
+end
 settle(now)
-return { 'ok', now, mine, alarm, lapsed, timed_out, #late, promoted, #old, totals.failed or 0, totals.cancelled or 0 }
+return { 'ok', now, mine, alarm, lapsed, timed_out, #late, promoted, #old / 2, totals.failed or 0, totals.cancelled or 0 }

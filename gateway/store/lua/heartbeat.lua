@@ -25,7 +25,7 @@ for i = 1, reports do
     redis.call('ZADD', QUEUE, LEASED + lease[ENDS], id)
     reply[2 + i] = { 'ok', lease[ENDS] - now, lease[CANCEL] and 1 or 0, lease[WORKER] }
   else
-    local known = redis.call('EXISTS', JOB .. id, RESULT .. id) > 0
+    local known = record_of(id) or (ours(id) and fetch(JOB .. id))
     reply[2 + i] = { known and 'lost' or 'missing' }
   end
   at = at + 5 + lines

@@ -20,17 +20,22 @@ for i = 1, total do
   elseif string.sub(body, 1, #known) ~= known then
     reply[3 + i] = { 'changed', 0 }
   else
-    local before = options_of(body).priority
-    local at = place >= READY_END and math.floor(place) or 0
+    local options = options_of(body)
+    local before, held = options.priority, place == HELD
+    local at = place >= READY_END and not held and math.floor(place) or 0
     if due ~= '' then
       at = string.sub(due, 1, 1) == '+' and now + tonumber(string.sub(due, 2)) or tonumber(due)
       if at <= now then at = 0 end
     end
-    if fresh ~= known then redis.call('SET', JOB .. id, fresh .. string.sub(body, #known + 1)) end
+    if fresh ~= known then
+      redis.call('SET', JOB .. id, fresh .. string.sub(body, #known + 1))
+      count('bytes', #fresh - #known)
+    end
+    if at > 0 or priority ~= before then drop_hold(id, options.key) end
     if due ~= '' then redis.call('HSET', TRAIL .. entry_of(id, body), 'due', math.max(at, now)) end
     if at > 0 then
       to_due(id, priority, at)
-    elseif place >= READY_END or priority ~= before then
+    elseif (place >= READY_END and not held) or priority ~= before then
       to_ready(id, priority)
       ready = ready + 1
     end

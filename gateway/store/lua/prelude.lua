@@ -1,24 +1,28 @@
 -- Shared by every verb: loaded in front of each script, after the key names that store/keys.py spells.
 --
--- One ZSET per queue, arq's own (`arq:queue:{T}`), says where a task stands; its score is its place, in three bands:
+-- One ZSET per queue, arq's own (`arq:queue:{T}`), says where a task stands; its score is its place, in four bands:
 --   ready   score < 2^40                 rank: priority * 2^38 + sequence / 4096 (FIFO by Redis's own counter)
---   due     2^40 <= score < 2^50         unix ms at which it becomes ready; the fraction is its priority
+--   due     2^40 <= score < 2^49         unix ms at which it becomes ready; the fraction is its priority
+--   held    score = 2^49                 ready, but as many tasks of its concurrency key run as may; its rank stands
+--                                        in the ZSET of the key
 --   leased  2^50 <= score                2^50 + unix ms at which its lease ends
 -- A move between bands is one ZADD, so a task can never stand in two of them, nor in none.
 -- Lua does not roll back: every verb checks everything first, then writes.
 
-local READY_END, LEASED = 2 ^ 40, 2 ^ 50
+local READY_END, HELD, LEASED = 2 ^ 40, 2 ^ 49, 2 ^ 50
 local PRIORITY_WIDTH, SEQUENCE_STEP = 2 ^ 38, 4096
 local FRACTION_OF = { [0] = 0.25, [1] = 0.5, [2] = 0, [3] = 0.75 }
 local PRIORITY_OF = { [0] = 2, [0.25] = 0, [0.5] = 1, [0.75] = 3 }
 local REGISTRATION_MS = 600000
 local MIN_RECORD_TTL_MS = 10000
+local RUNNING_OF_A_KEY = 1
+local PACE_BURST_SECONDS = 0.1
 local SET_OF = { completed = COMPLETED, failed = FAILED, cancelled = CANCELLED }
 local LETTER_OF = { completed = 'c', failed = 'f', cancelled = 'x' }
 
 -- Places in the lease record (msgpack array under arq:in-progress:<id>).
-local TOKEN, STARTED, LEASE_MS, RANK, WORKER, ATTEMPT, MAX_ATTEMPTS, DEADLINE, ENDS, PRIORITY, CANCEL, TRAILED =
-  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+local TOKEN, STARTED, LEASE_MS, RANK, WORKER, ATTEMPT, MAX_ATTEMPTS, DEADLINE, ENDS, PRIORITY, CANCEL, TRAILED, KEY, EXPIRES_AT =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 
 -- The clock of everything: handed in by tests, Redis's own otherwise. Milliseconds.
 local function clock(given)
@@ -70,21 +74,74 @@ local function id_of(entry)
   return TAG .. entry
 end
 
+-- What the queue's operator set (HASH); a field that was never set is nil. Read once a call.
+local known_settings
+local function settings()
+  if not known_settings then
+    local found = redis.call('HMGET', SETTINGS, 'version', 'max_pending', 'max_processing', 'rate_per_second',
+      'max_processing_per_key', 'paused_until_ms')
+    known_settings = { version = tonumber(found[1]) or 0, max_pending = tonumber(found[2]), max_processing = tonumber(found[3]),
+      rate_per_second = tonumber(found[4]), max_processing_per_key = tonumber(found[5]) or RUNNING_OF_A_KEY,
+      paused_until_ms = tonumber(found[6]) or 0 }
+    known_settings.governed = known_settings.max_processing or known_settings.rate_per_second
+      or known_settings.paused_until_ms > 0
+  end
+  return known_settings
+end
+
+-- The pace of hand-outs: a leaky bucket by its theoretical arrival time (GCRA). Returns the ms that one task takes, the
+-- ms that may be taken at once, and the arrival time.
+local function pace(now)
+  local rate = settings().rate_per_second
+  local step = 1000 / rate
+  return step, math.max(1, math.floor(rate * PACE_BURST_SECONDS)) * step,
+    math.max(now, tonumber(redis.call('GET', PACE) or 0) or 0)
+end
+
+-- How many tasks may be handed out now, and when more may be (unix ms; 0: not by time alone).
+local function room(now)
+  local set = settings()
+  if not set.governed then return 2 ^ 31, 0 end
+  if set.paused_until_ms > now then return 0, set.paused_until_ms end
+  local free, at = 2 ^ 31, 0
+  if set.max_processing then free = set.max_processing - redis.call('ZCOUNT', QUEUE, LEASED, '+inf') end
+  if set.rate_per_second and free > 0 then
+    local step, burst, arrival = pace(now)
+    local paced = math.floor((burst - (arrival - now)) / step + 1e-3)
+    if paced < free then free, at = paced, math.ceil(arrival - burst + step) end
+  end
+  return math.max(free, 0), at
+end
+
+-- Note that so many tasks were handed out.
+local function spend(now, tasks)
+  if tasks == 0 or not settings().rate_per_second then return end
+  local step, _, arrival = pace(now)
+  arrival = arrival + tasks * step
+  redis.call('SET', PACE, string.format('%.17g', arrival), 'PX', math.ceil(arrival - now) + 1000)
+end
+
 -- The fixed header that the gateway writes first into a job's body; plain arq bodies have none and get defaults.
 local function has_options(body) return #body > 25 and string.sub(body, 2, 5) == '\161o\196\20' end
 
 local function options_of(body)
   local o = { priority = 2, max_attempts = 25, lease_ms = 30000, timeout_ms = 0,
-    retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false, unique = nil }
+    retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false, unique = nil, key = nil }
   if has_options(body) then
     local flags
     o.priority, o.max_attempts, o.lease_ms, o.timeout_ms, o.retention_ms, o.failed_retention_ms, flags =
       struct.unpack('>BHI4I4I4I4B', body, 6)
     o.expires = flags % 2 == 1
+    local keyed, at = flags >= 8, 25
+    if keyed then flags = flags - 8 end
     if flags >= 2 then
       o.until_started = flags >= 4
-      local ok, _, key = pcall(cmsgpack.unpack_one, body, 27)
-      o.unique = ok and type(key) == 'string' and key or nil
+      local ok, past, key = pcall(cmsgpack.unpack_one, body, at + 2)
+      if ok and type(key) == 'string' then o.unique, at = key, past end
+    end
+    if keyed then
+      local ok, _, key = pcall(cmsgpack.unpack_one, body, at + 2)
+      o.key = ok and type(key) == 'string' and key or nil
     end
   end
   return o
@@ -125,17 +182,62 @@ local function to_due(id, priority, due)
   redis.call('ZADD', QUEUE, due + FRACTION_OF[priority], id)
 end
 
+-- Outcomes of this call, added to the queue's totals once at its end.
+local finished, totals = {}, {}
+local function count(name, number) totals[name] = (totals[name] or 0) + (number or 1) end
+
+-- The size of a record, rounded up to 7 bits of precision, and as a fraction: the score of `expiry` carries it, so that
+-- what is forgotten is taken off the queue's bytes exactly as it was added.
+local function sized(bytes)
+  local exponent = 0
+  while bytes > 128 do bytes, exponent = math.ceil(bytes / 2), exponent + 1 end
+  bytes = math.max(bytes, 1)
+  return bytes * 2 ^ exponent, (exponent * 128 + bytes - 1) / 4096
+end
+
+local function size_in(score)
+  local code = (score % 1) * 4096
+  return (code % 128 + 1) * 2 ^ math.floor(code / 128)
+end
+
 -- Keep what a plain arq producer made: its body must not expire while it waits, and lists must show it.
 local function adopt(id, body)
   if body then
     redis.call('PERSIST', JOB .. id)
-    redis.call('ZADD', LIVE, 0, entry_of(id, body))
+    if redis.call('ZADD', LIVE, 0, entry_of(id, body)) == 1 then count('bytes', #body) end
   end
+end
+
+-- Concurrency keys: at most so many tasks of one key run at a time. The set of a key holds those that run; what is
+-- ready besides is held back, and the first of it becomes ready when one that ran has ended.
+local unheld = 0
+local function hold(id, score, key)
+  redis.call('ZADD', HELDBY .. key, score, id)
+  redis.call('ZADD', QUEUE, HELD, id)
+end
+
+local function unhold(key)
+  if redis.call('SCARD', RUNNING .. key) >= settings().max_processing_per_key then return end
+  local first = redis.call('ZPOPMIN', HELDBY .. key)
+  if first[1] then
+    redis.call('ZADD', QUEUE, first[2], first[1])
+    unheld = unheld + 1
+  end
+end
+
+-- A task of this key runs no more.
+local function let_go(id, key)
+  if key and redis.call('SREM', RUNNING .. key, id) == 1 then unhold(key) end
+end
+
+-- A task of this key is placed anew, or gone: it is not held any more.
+local function drop_hold(id, key)
+  if key then redis.call('ZREM', HELDBY .. key, id) end
 end
 
 -- Tasks whose time has come join the ready ones, in the order of their due times. Returns how many.
 local function promote(now, limit)
-  local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1, LEASED)), 'WITHSCORES', 'LIMIT', 0, limit)
+  local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1, HELD)), 'WITHSCORES', 'LIMIT', 0, limit)
   local count = #due / 2
   if count == 0 then return 0 end
   local sequence = next_sequence(count)
@@ -150,10 +252,11 @@ end
 local function ready_count() return redis.call('ZCOUNT', QUEUE, '-inf', exclusive(READY_END)) end
 local function waiting_count() return redis.call('ZCOUNT', QUEUE, '-inf', exclusive(LEASED)) end
 
--- Ring as many waiting gateways as `ready` tasks need, the one with the longest waiting poll first. A registration is
--- used up by its ring. Returns how many tasks the asking gateway should claim itself.
+-- Ring as many waiting gateways as `ready` tasks need, the one with the longest waiting poll first; fewer when fewer may
+-- be handed out. A registration is used up by its ring. Returns how many tasks the asking gateway should claim itself.
 local function ring(now, ready, gateway)
   local mine = 0
+  ready = math.min(ready + unheld, (room(now)))
   while ready > 0 do
     local longest = redis.call('ZRANGE', WAITING, 0, 0)[1]
     if not longest then break end
@@ -189,20 +292,30 @@ local function attempts_of(id)
   return attempts
 end
 
+-- Whether a task that is not final is of this queue: one made here says so by its id, any other stands in the queue.
+local function ours(id) return is_native(id) or redis.call('ZSCORE', QUEUE, id) end
+
 -- The guard of every report. Returns the lease when `token` holds it now; otherwise nil and why:
 -- 'over' (this token's lease has ended), 'other' (it is not this token's).
 local function held(id, token, now)
-  local lease = lease_of(id)
+  local lease = ours(id) and lease_of(id)
   if not lease or lease[TOKEN] ~= token then return nil, 'other' end
   if now > lease[ENDS] then return nil, 'over' end
   return lease
 end
 
--- The record of a finished task of this queue. An id that a plain arq producer chose does not tell its queue.
+-- The record of a finished task of this queue. An id that a plain arq producer chose does not tell its queue; the record
+-- does, at its end, where nothing stands that a payload or a result could say.
 local function record_of(id)
   local record = fetch(RESULT .. id)
-  if record and not is_native(id) and not string.find(record, '\161q' .. cmsgpack.pack(QUEUE), 1, true) then return nil end
-  return record
+  if not record or is_native(id) then return record end
+  local stop = #record
+  if string.sub(record, -11, -9) == '\161z\207' then
+    local _, facts_bytes = struct.unpack('>I4I2', string.sub(record, -8))
+    stop = #record - 11 - facts_bytes - 5
+  end
+  local sign = '\161q' .. cmsgpack.pack(QUEUE) .. '\162id' .. cmsgpack.pack(id)
+  return string.sub(record, stop - #sign + 1, stop) == sign and record or nil
 end
 
 -- The facts of a finished task, from the end of its record: {status, token, attempt, worker, started, finished, code}.
@@ -219,7 +332,7 @@ local function replay(id, token, verb, words)
   local record = record_of(id)
   local facts = record and facts_of(record)
   if facts and facts[2] == token and words[facts[1]] then return facts[1], 0, facts[4] end
-  local body = record or fetch(JOB .. id)
+  local body = record or (ours(id) and fetch(JOB .. id))
   if not body then return 'missing', 0, '' end
   local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
   if last then
@@ -229,9 +342,12 @@ local function replay(id, token, verb, words)
   return 'lost', 0, ''
 end
 
--- Outcomes of this call, added to the queue's totals once at its end.
-local finished, totals = {}, {}
-local function count(name) totals[name] = (totals[name] or 0) + 1 end
+-- As `ring`, after leases ended: that may have made room for what was ready before.
+local function ring_after(now, ready, gateway)
+  if settings().max_processing then return ring(now, ready_count() - unheld, gateway) end
+  if ready + unheld > 0 then return ring(now, ready, gateway) end
+  return 0
+end
 
 -- The only door to a final state: write arq's result (the job's own pairs, then ours), take the task off the queue,
 -- list it under its status, and let everything about it expire with it.
@@ -255,13 +371,17 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
     .. '\161x\197' .. struct.pack('>H', #facts) .. facts
   local record = '\222' .. struct.pack('>H', string.byte(job, 1) - 0x80 + pairs_count + 7) .. string.sub(job, 2)
     .. tail .. '\161z\207' .. struct.pack('>I4I2I2', #tail + 11, #facts, pairs_count + 7)
+  local size, fraction = sized(#record)
   local ttl = math.max(status == 'failed' and options.failed_retention_ms or options.retention_ms, MIN_RECORD_TTL_MS)
   redis.call('DEL', JOB .. id, PROGRESS .. id, RETRY .. id)
   redis.call('SET', RESULT .. id, record, 'PX', ttl)
   redis.call('ZREM', QUEUE, id)
-  redis.call('ZREM', LIVE, entry)
+  if redis.call('ZREM', LIVE, entry) == 1 and body then size = size - #body end
+  count('bytes', size)
   redis.call('ZADD', SET_OF[status], 0, entry)
-  redis.call('ZADD', EXPIRY, now + ttl, LETTER_OF[status] .. entry)
+  redis.call('ZADD', EXPIRY, now + ttl - 1 + fraction, LETTER_OF[status] .. entry)
+  drop_hold(id, options.key)
+  if lease then let_go(id, lease[KEY]) end
   if options.expires then redis.call('ZREM', EXPIRES, id) end
   release_unique(id, options)
   -- A first attempt may have a trail, too: of a release, or from before an operator's retry.
@@ -270,6 +390,28 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   end
   finished[#finished + 1] = id
   count(status)
+end
+
+-- Forget a final or waiting task for good. body: of one that waits; record: of one that is final.
+local function forget(id, body, record)
+  local entry = entry_of(id, body or record)
+  if body and is_job(body) then
+    local options = options_of(body)
+    release_unique(id, options)
+    drop_hold(id, options.key)
+  end
+  for status, letter in pairs(LETTER_OF) do
+    local score = redis.call('ZSCORE', EXPIRY, letter .. entry)
+    if score then count('bytes', -size_in(tonumber(score))) end
+    redis.call('ZREM', SET_OF[status], entry)
+    redis.call('ZREM', EXPIRY, letter .. entry)
+  end
+  redis.call('ZREM', QUEUE, id)
+  if redis.call('ZREM', LIVE, entry) == 1 and body then count('bytes', -#body) end
+  redis.call('ZREM', EXPIRES, id)
+  redis.call('DEL', JOB .. id, RESULT .. id, RETRY .. id, TRAIL .. entry, LOG .. entry)
+  count('deleted')
+  finished[#finished + 1] = id
 end
 
 -- msgpack pairs of an outcome that the script itself decides: a JSON error and its text.

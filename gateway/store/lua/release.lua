@@ -35,6 +35,9 @@ for i = 0, reports - 1 do
         ready = ready + 1
       end
       redis.call('DEL', PROGRESS .. id)
+      let_go(id, lease[KEY])
+      -- As if it had never been claimed: what must be started by a time must be so again.
+      if lease[EXPIRES_AT] then redis.call('ZADD', EXPIRES, lease[EXPIRES_AT], id) end
       if lease[ATTEMPT] > 1 then redis.call('DECR', RETRY .. id) else redis.call('DEL', RETRY .. id) end
       -- What it logged goes when its trail goes, so there must be one.
       if ARGV[base + 3] ~= 'front' or lease[TRAILED] then
@@ -49,6 +52,6 @@ for i = 0, reports - 1 do
     reply[4 + i] = { word, due }
   end
 end
-if ready > 0 then reply[3] = ring(now, ready, gateway) end
+reply[3] = ring_after(now, ready, gateway)
 settle(now)
 return reply

@@ -1,6 +1,6 @@
 -- Send failed or cancelled tasks back to the queue with fresh attempts; their history stays.
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
--- ARGV: now, gateway, limit (waiting tasks), count, then per task: id
+-- ARGV: now, gateway, limit (waiting tasks), count, then per task: id, delay_ms (0: at once)
 -- Returns: 'ok', now, tasks for this gateway to claim, then per task a word: pending, full, conflict (its unique key is
 --          another's), completed, live, missing
 local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -17,9 +17,10 @@ local function unique_taken(record, tail_bytes, tail_pairs)
   return holder and redis.call('EXISTS', JOB .. holder, RESULT .. holder) > 0
 end
 
+limit = settings().max_pending or limit
 local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
 for i = 1, total do
-  local id = ARGV[4 + i]
+  local id, delay_ms = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
   local record = record_of(id)
   local facts, tail_bytes, tail_pairs
   if record then facts, tail_bytes, tail_pairs = facts_of(record) end
@@ -39,18 +40,27 @@ for i = 1, total do
       if options.unique then redis.call('SET', UNIQUE .. options.unique, id) end
       redis.call('DEL', RESULT .. id, RETRY .. id)
       redis.call('ZREM', SET_OF[facts[1]], entry)
-      redis.call('ZREM', EXPIRY, LETTER_OF[facts[1]] .. entry)
+      local sign = LETTER_OF[facts[1]] .. entry
+      local score = redis.call('ZSCORE', EXPIRY, sign)
+      if score then count('bytes', -size_in(tonumber(score))) end
+      redis.call('ZREM', EXPIRY, sign)
       redis.call('ZADD', LIVE, 0, entry)
+      count('bytes', #body)
       if facts[5] > 0 then
         remember(id, entry, { [ATTEMPT] = facts[3], [WORKER] = facts[4], [STARTED] = facts[5] }, facts[6],
           facts[7] ~= '' and facts[7] or facts[1], '')
       end
       redis.call('HDEL', TRAIL .. entry, 'progress', 'last', 'error')
-      redis.call('HSET', TRAIL .. entry, 'due', now)
+      redis.call('HSET', TRAIL .. entry, 'due', now + delay_ms)
       redis.call('PERSIST', TRAIL .. entry)
       redis.call('PERSIST', LOG .. entry)
-      to_ready(id, options.priority)
-      depth, ready = depth + 1, ready + 1
+      if delay_ms > 0 then
+        to_due(id, options.priority, now + delay_ms)
+      else
+        to_ready(id, options.priority)
+        ready = ready + 1
+      end
+      depth = depth + 1
       count('redriven')
       reply[3 + i] = 'pending'
     end

@@ -1,0 +1,242 @@
+"""What operators do to queues: settings, pause, purge, redrive. Protocol, "Queue settings"."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gateway.api.admin_messages import (
+    DefaultsReply,
+    NewQueueSettings,
+    Pause,
+    Purged,
+    QueueDefaults,
+    QueueSettingsReply,
+    Redrive,
+)
+from gateway.api.audit import audit
+from gateway.api.bulk import MAX_TASKS, PAGE_TASKS, filter_of
+from gateway.api.codec import check_media_type, check_text, decode
+from gateway.api.endpoint import Call, Reply
+from gateway.api.messages import BulkReply, TaskFilter
+from gateway.api.producers import retry_policy
+from gateway.api.replies import encode, retry_rule
+from gateway.api.times import NO_TIME, format_time, parse_time
+from gateway.errors import (
+    InvalidId,
+    InvalidMember,
+    Refusal,
+    SettingsChanged,
+    StoreFull,
+    StoreUnavailable,
+)
+from gateway.queue_settings import FOR_EVER_MS, NO_DEFAULTS, Defaults, QueueSettings
+from gateway.store.calls import StaleSettings
+from gateway.store.inspector import Inspector
+from gateway.store.registry import Registry
+from gateway.store.task_store import TaskStore
+from gateway.tasks import JOB_TYPE, Queue, Status
+
+_PATCH_TRIES = 5
+_FAILED = frozenset({Status.FAILED})
+_settings = msgspec.json.Decoder(NewQueueSettings)
+_pause = msgspec.json.Decoder(Pause)
+_redrive = msgspec.json.Decoder(Redrive)
+
+
+class QueueAdmin:
+    """Handlers for what operators do to queues. Each is written to the audit log."""
+
+    def __init__(self, store: TaskStore, inspector: Inspector, registry: Registry, max_body_bytes: int) -> None:
+        self._store = store
+        self._inspector = inspector
+        self._registry = registry
+        self._max_body_bytes = max_body_bytes
+
+    async def settings(self, call: Call) -> Reply:
+        """GET /queues/{job_type}/settings. 200, 400."""
+        call.query()
+        queue = _queue_of(call)
+        return self._reply(queue, await self._store.settings(queue))
+
+    async def put(self, call: Call) -> Reply:
+        """PUT /queues/{job_type}. 200 the settings, 400, 413, 415."""
+        queue = _queue_of(call)
+        given = decode(await self._body(call), _settings)
+        await self._registry.register({queue})
+        changed = await self._store.configure(queue, _changed(QueueSettings(), given), pause=_pause_of(given))
+        return self._done(call, queue, "set a queue", changed)
+
+    async def patch(self, call: Call) -> Reply:
+        """PATCH /queues/{job_type}. 200 the settings, 400, 409, 413, 415."""
+        queue = _queue_of(call)
+        given = decode(await self._body(call), _settings)
+        await self._registry.register({queue})
+        for _ in range(_PATCH_TRIES):
+            known = await self._store.settings(queue)
+            try:
+                changed = await self._store.configure(
+                    queue, _changed(known, given), version=known.version, pause=_pause_of(given)
+                )
+            except StaleSettings:
+                continue
+            return self._done(call, queue, "changed a queue", changed)
+        raise SettingsChanged(queue.job_type)
+
+    async def pause(self, call: Call) -> Reply:
+        """POST /queues/{job_type}/pause. 200 the settings, 400, 415."""
+        queue = _queue_of(call)
+        call.query()
+        given = decode(await self._body(call), _pause) if _has_body(call) else Pause()
+        until_ms = FOR_EVER_MS
+        if given.seconds is not None:
+            if given.until is not None:
+                raise InvalidMember("until", "stands beside seconds; give one of them")
+            until_ms = self._store.now_ms() + max(1, round(given.seconds * 1000))
+        elif given.until is not None:
+            found = parse_time(given.until)
+            if found is None or not 0 <= found < time.time() * 1000 + 3660 * 86_400_000:
+                raise InvalidMember("until", NO_TIME if found is None else "is more than ten years ahead")
+            until_ms = found
+        await self._registry.register({queue})
+        changed = await self._store.configure(queue, None, pause=until_ms)
+        return self._done(call, queue, "paused a queue", changed)
+
+    async def resume(self, call: Call) -> Reply:
+        """POST /queues/{job_type}/resume. 200 the settings, 400."""
+        call.query()
+        queue = _queue_of(call)
+        changed = await self._store.configure(queue, None, pause=0)
+        return self._done(call, queue, "resumed a queue", changed)
+
+    async def purge(self, call: Call) -> Reply:
+        """POST /queues/{job_type}/purge. 200 with a count, 400."""
+        call.query()
+        queue = _queue_of(call)
+        purged = await self._store.purge(queue)
+        audit(call, "purged a queue", job_type=queue.job_type, purged=purged)
+        return Reply(200, encode(Purged(purged=purged)))
+
+    async def redrive(self, call: Call) -> Reply:
+        """POST /queues/{job_type}/redrive. 200 with counts, 400, 413, 415."""
+        queue = _queue_of(call)
+        call.query()
+        given = decode(await self._body(call), _redrive) if _has_body(call) else Redrive()
+        chosen = given.filter or TaskFilter()
+        if chosen.job_type not in (None, queue.job_type):
+            raise InvalidMember("filter.job_type", "differs from the queue in the path")
+        which = filter_of(chosen, _FAILED)
+        step_ms = 1000 / given.rate_per_second if given.rate_per_second else 0.0
+        matched = changed = 0
+        cursor: str | None = None
+        while which.statuses and matched < MAX_TASKS:
+            limit = min(PAGE_TASKS, MAX_TASKS - matched)
+            tasks, cursor = await self._inspector.page([queue], which, limit, cursor)
+            if not given.dry_run:
+                delays = [round((matched + number) * step_ms) for number in range(len(tasks))]
+                done = await asyncio.gather(
+                    *(self._retry(queue, task.id, delay) for task, delay in zip(tasks, delays, strict=True))
+                )
+                changed += sum(done)
+            matched += len(tasks)
+            if cursor is None:
+                break
+        if not given.dry_run:
+            audit(call, "redrove a queue", job_type=queue.job_type, changed=changed, rate=given.rate_per_second)
+        return Reply(200, encode(BulkReply(matched=matched, changed=changed, more=cursor is not None)))
+
+    async def _retry(self, queue: Queue, task_id: str, delay_ms: int) -> bool:
+        try:
+            await self._store.retry(queue, task_id, delay_ms=delay_ms)
+        except (StoreUnavailable, StoreFull):
+            raise
+        except Refusal:
+            # It moved on since the filter met it, or the queue is full.
+            return False
+        return True
+
+    async def _body(self, call: Call) -> bytes:
+        call.query()
+        check_media_type(call.headers.get(b"content-type"))
+        body = await call.body(self._max_body_bytes)
+        check_text(body)
+        return body
+
+    def _done(self, call: Call, queue: Queue, action: str, settings: QueueSettings) -> Reply:
+        audit(call, action, job_type=queue.job_type, version=settings.version)
+        return self._reply(queue, settings)
+
+    def _reply(self, queue: Queue, settings: QueueSettings) -> Reply:
+        return Reply(200, encode(settings_reply(queue, settings, self._store.queue_limit, self._store.now_ms())))
+
+
+def settings_reply(queue: Queue, settings: QueueSettings, queue_limit: int, now_ms: int) -> QueueSettingsReply:
+    """A queue's settings as a message."""
+    given = settings.defaults
+    paused = settings.paused_until_ms > now_ms
+    ends = paused and settings.paused_until_ms < FOR_EVER_MS
+    return QueueSettingsReply(
+        job_type=queue.job_type,
+        max_pending=settings.max_pending or queue_limit,
+        max_processing=settings.max_processing,
+        rate_per_second=settings.rate_per_second,
+        max_processing_per_key=settings.max_processing_per_key or 1,
+        defaults=DefaultsReply(
+            max_attempts=given.max_attempts,
+            retry=None if given.retry is None else retry_rule(given.retry),
+            lease_seconds=_seconds(given.lease_ms),
+            timeout_seconds=_seconds(given.timeout_ms),
+            retention_seconds=_seconds(given.retention_ms),
+        ),
+        paused=paused,
+        paused_until=format_time(settings.paused_until_ms) if ends else None,
+        version=settings.version,
+    )
+
+
+def _queue_of(call: Call) -> Queue:
+    if not JOB_TYPE.fullmatch(call.id):
+        raise InvalidId()
+    return call.identity.queue(call.id)
+
+
+def _has_body(call: Call) -> bool:
+    return call.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in call.headers
+
+
+def _changed(known: QueueSettings, given: NewQueueSettings) -> QueueSettings:
+    changes: dict[str, object] = {}
+    for name in ("max_pending", "max_processing", "rate_per_second", "max_processing_per_key"):
+        value = getattr(given, name)
+        if not isinstance(value, UnsetType):
+            changes[name] = value
+    if not isinstance(given.defaults, UnsetType):
+        changes["defaults"] = NO_DEFAULTS if given.defaults is None else _defaults(given.defaults)
+    return msgspec.structs.replace(known, **changes)
+
+
+def _defaults(given: QueueDefaults) -> Defaults:
+    return Defaults(
+        max_attempts=given.max_attempts,
+        retry=None if given.retry is None else retry_policy(given.retry),
+        lease_ms=_ms(given.lease_seconds),
+        retention_ms=_ms(given.retention_seconds),
+        timeout_ms=_ms(given.timeout_seconds),
+    )
+
+
+def _pause_of(given: NewQueueSettings) -> bytes | int:
+    if given.paused is UNSET:
+        return b""
+    return FOR_EVER_MS if given.paused else 0
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
