@@ -8,14 +8,23 @@ import sys
 from pathlib import Path
 
 from workers_sdk import logs, reloader
+from workers_sdk.bearer import from_file
+from workers_sdk.errors import NotAllowed
 from workers_sdk.worker import Worker
+
+_ADVICE = {
+    401: "Set GATEWAY_TOKEN, or name a file with --token-file.",
+    403: "It needs a token with the scope `work`, for its job types.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a worker until SIGTERM or SIGINT. Returns the exit code: 0, or 2 where there is no such worker."""
+    """Run a worker until SIGTERM or SIGINT. Returns the exit code: 0, 1 where the gateway refused it, or 2 where
+    there is no such worker."""
     parser = argparse.ArgumentParser(prog="python -m workers_sdk", description=__doc__)
     parser.add_argument("worker", metavar="module:worker", help="where the Worker is; the name is `worker` if left out")
     parser.add_argument("--url", help="the gateway (default: the worker's own, $GATEWAY_URL, http://127.0.0.1:8080)")
+    parser.add_argument("--token-file", help="file with the token, read again when it changes")
     parser.add_argument("--concurrency", type=int, help="most handlers at once (default: the worker's own)")
     parser.add_argument("--reload", action="store_true", help="start again when a .py file below this folder changes")
     parser.add_argument(
@@ -29,14 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
         return reloader.run(command, Path.cwd())
     try:
         worker = _find(options.worker)
-    except LookupError as error:
+        if options.token_file is not None:
+            worker.token = from_file(options.token_file)
+    except (LookupError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     if options.url is not None:
         worker.url = options.url
     if options.concurrency is not None:
         worker.concurrency = options.concurrency
-    worker.run()
+    try:
+        worker.run()
+    except NotAllowed as refusal:
+        print(f"{parser.prog}: the gateway refused this worker: {refusal}. {_ADVICE[refusal.status]}", file=sys.stderr)
+        return 1
     return 0
 
 

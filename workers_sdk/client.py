@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from workers_sdk.backoff import Backoff
+from workers_sdk.bearer import Token
 from workers_sdk.errors import Conflict, GatewayError, PartlyRefused, Unreachable, refusal
 from workers_sdk.tasks import NewTask, Task, TaskOptions
 from workers_sdk.transport import Reply, Transport
@@ -27,7 +28,7 @@ _REPLY_SECONDS = 30.0
 _WAIT_SECONDS = 50.0
 _PAGE = 200
 # The gateway refused before it did anything; Redis being away leaves that open.
-_UNDONE = frozenset({"queue_full", "shutting_down", "store_full", "too_many_polls", "rate_limited"})
+_UNDONE = frozenset({"queue_full", "shutting_down", "store_full", "too_many_polls", "rate_limited", "quota_exceeded"})
 
 
 class _Page(msgspec.Struct):
@@ -54,14 +55,15 @@ _stored = msgspec.json.Decoder(_Stored)
 class Client:
     """Producer's client of one gateway, for one event loop. Use it with `async with`, or close it.
 
-    url: the gateway; without it $GATEWAY_URL, then http://127.0.0.1:8080. token: a bearer token; without it
-    $GATEWAY_TOKEN.
+    url: the gateway; without it $GATEWAY_URL, then http://127.0.0.1:8080. token: a bearer token or API key,
+    or a function that returns the current one, asked before each request; without it what the file of
+    $GATEWAY_TOKEN_FILE holds, then $GATEWAY_TOKEN.
     patience_seconds: how long a request is repeated, where that is safe, while the gateway is away or refuses for
     the moment. Every method raises GatewayError: NotFound, Conflict, NotAllowed, Unavailable, Unreachable or the
     plain class; see `code`.
     """
 
-    def __init__(self, url: str | None = None, *, token: str | None = None, patience_seconds: float = 10.0) -> None:
+    def __init__(self, url: str | None = None, *, token: Token | None = None, patience_seconds: float = 10.0) -> None:
         self._transport = Transport(url, token)
         self._patience_seconds = patience_seconds
 

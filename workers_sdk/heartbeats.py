@@ -39,6 +39,7 @@ class Heart:
         self._wake_at = float("inf")
         self._news_at = float("inf")
         self._beat_at = 0.0
+        self._retry_after_seconds: float | None = None
         self.listening = False
 
     def hold(self, lease: Lease) -> None:
@@ -77,14 +78,14 @@ class Heart:
                 backoff.succeeded()
                 not_before = 0.0
             else:
-                not_before = loop.time() + backoff.failed()
+                not_before = loop.time() + backoff.failed(self._retry_after_seconds)
 
     async def flush(self, lease: Lease) -> None:
         """Send what this task's handler left to be told, before its outcome. Gives up when the lease is over."""
         backoff = Backoff(most_seconds=3.0)
         while lease.context.has_news and not lease.lost and not lease.over:
             if not await self._beat([lease]):
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.failed(self._retry_after_seconds))
 
     def _due_at(self) -> float:
         beats = [lease.beat_at for lease in self._leases.values()]
@@ -108,6 +109,7 @@ class Heart:
     async def _beat(self, leases: list[Lease]) -> bool:
         """Send one heartbeat for these leases. False: some have to be sent again soon."""
         items = []
+        self._retry_after_seconds = None
         for lease in leases:
             progress, lines = lease.context.take_news(_MAX_LINES)
             item = LeaseToKeep(
@@ -124,6 +126,7 @@ class Heart:
                 done = await self._send([lease for lease, _, _ in held], [text for _, text in batch]) and done
             except GatewayError as error:
                 done = False
+                self._retry_after_seconds = error.retry_after_seconds
                 if error.retryable:
                     log.info("missed a heartbeat", extra={"leases": len(batch), "code": error.code})
                     for lease, progress, lines in held:

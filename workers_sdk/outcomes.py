@@ -34,6 +34,7 @@ class Outcome(msgspec.Struct, omit_defaults=True, kw_only=True):
     error: Failure | None = None
     retryable: bool | None = None
     retry_in_seconds: float | None = None
+    pause_queue_seconds: float | None = None
     delay_seconds: float | None = None
 
 
@@ -66,7 +67,12 @@ def failed(error: BaseException, timeout_seconds: float | None = None) -> Outcom
         case Interrupted(reason="timeout"):
             return Outcome(outcome="fail", error=Failure("Timeout", f"took longer than {timeout_seconds:g} s"))
         case Retry():
-            return Outcome(outcome="fail", error=Failure("Retry", _message(error)), retry_in_seconds=error.in_seconds)
+            return Outcome(
+                outcome="fail",
+                error=Failure("Retry", _message(error)),
+                retry_in_seconds=error.in_seconds,
+                pause_queue_seconds=error.pause_queue_seconds,
+            )
         case GiveUp() | InvalidPayload():
             return failed_for_good(type(error).__name__, str(error))
     stack = "".join(traceback.format_exception(error))[-_MAX_STACK_CHARS:]

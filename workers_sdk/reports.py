@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from workers_sdk.backoff import Backoff
-from workers_sdk.errors import GatewayError, Unreachable
+from workers_sdk.errors import GatewayError, NotAllowed, Unreachable
 from workers_sdk.lease import Lease
 from workers_sdk.outcomes import Outcome, failed_for_good
 from workers_sdk.tasks import LeasedTask
@@ -46,6 +46,9 @@ class Claims(Protocol):
     def hear(self, reply: Reply) -> None:
         """Take note of a reply's directive."""
 
+    def refused(self, error: NotAllowed) -> None:
+        """The gateway refused the token, or what it may do."""
+
 
 class Outbox:
     """Sends outcomes. claims: asked for a poll to go with each request; on_settled: told of each lease that is done
@@ -62,6 +65,7 @@ class Outbox:
         self._wake = asyncio.Event()
         self._sending = 0
         self._backoff = Backoff(most_seconds=3.0)
+        self._retry_after_seconds: float | None = None
         # Reports that were refused as a part of a batch go one by one, to find the one at fault.
         self._one_by_one = 0
 
@@ -87,7 +91,7 @@ class Outbox:
                 self._wake.clear()
                 await self._wake.wait()
             if not await self._send(self._take()):
-                await asyncio.sleep(self._backoff.failed())
+                await asyncio.sleep(self._backoff.failed(self._retry_after_seconds))
 
     def _take(self) -> list[tuple[tuple[Lease, Outcome], bytes]]:
         ready = []
@@ -113,6 +117,7 @@ class Outbox:
         if not batch:
             return True
         items = [item for item, _ in batch]
+        self._retry_after_seconds = None
         self._sending = len(items)
         poll = self._claims.begin(wait=False)
         tasks: list[LeasedTask] | None = None
@@ -147,7 +152,10 @@ class Outbox:
 
     def _refused(self, items: list[tuple[Lease, Outcome]], error: GatewayError) -> bool:
         """The request as a whole came to nothing."""
-        if error.retryable or error.status in (401, 403) or error.status >= 500:
+        self._retry_after_seconds = error.retry_after_seconds
+        if isinstance(error, NotAllowed):
+            self._claims.refused(error)
+        if error.retryable or isinstance(error, NotAllowed) or error.status >= 500:
             level = logging.WARNING if self._backoff.failures == 0 else logging.INFO
             log.log(level, "could not report yet", extra={"outcomes": len(items), "code": error.code})
             self._waiting.extendleft(reversed(items))

@@ -14,7 +14,7 @@ import msgspec
 from workers_sdk.attempts import Attempts, OnEnd, OnStart
 from workers_sdk.backoff import Backoff
 from workers_sdk.context import Context, waker
-from workers_sdk.errors import GatewayError, Unreachable
+from workers_sdk.errors import GatewayError, NotAllowed, Unreachable
 from workers_sdk.handlers import Handler
 from workers_sdk.heartbeats import Heart
 from workers_sdk.lease import Lease
@@ -71,9 +71,11 @@ class Session:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._refusal: NotAllowed | None = None
 
     async def run(self) -> None:
-        """Work until `stop`, then finish or give back what is in hand, and sign off."""
+        """Work until `stop`, then finish or give back what is in hand, and sign off. Raises NotAllowed when that is why
+        it stopped."""
         self._news = waker(asyncio.get_running_loop(), self._heart.tell)
         feeding = asyncio.create_task(self._feed(), name="poll for tasks")
         chores = [
@@ -94,6 +96,8 @@ class Session:
             left = self._threads.close()
             if left:
                 log.warning("left handlers running that did not stop", extra={"threads": left})
+        if self._refusal is not None:
+            raise self._refusal
 
     def stop(self, *, hurry: bool = False) -> None:
         """Take no more tasks and end. hurry: interrupt handlers at once."""
@@ -136,6 +140,14 @@ class Session:
         if directive is not None:
             self._obey(directive)
 
+    def refused(self, error: NotAllowed) -> None:
+        """The gateway does not know us, or not for this: asking again would not change that."""
+        if self._refusal is None:
+            self._refusal = error
+            facts = {"url": self._transport.url, "code": error.code, "detail": error.detail}
+            log.error("stops: the gateway refused its token", extra=facts)
+        self.stop()
+
     # Polling
 
     async def _feed(self) -> None:
@@ -153,6 +165,9 @@ class Session:
                 if backoff.failures:
                     log.info("reached the gateway again", extra={"url": self._transport.url})
                 backoff.succeeded()
+            except NotAllowed as error:
+                self.refused(error)
+                return
             except GatewayError as error:
                 if backoff.failures == 0:
                     log.warning(

@@ -8,11 +8,22 @@ Reason = Literal["cancelled", "timeout", "lease_lost", "stopping"]
 
 
 class Retry(Exception):
-    """Fail this attempt and try again. in_seconds: when; otherwise by the task's own retry rule."""
+    """Fail this attempt and try again. in_seconds: when; otherwise by the task's own retry rule.
 
-    def __init__(self, in_seconds: float | None = None, message: str = "asked for another attempt") -> None:
+    pause_queue_seconds: hand out nothing of this queue for so long, to no worker: whoever the handler calls said
+    that it is too much (a 429 with its Retry-After).
+    """
+
+    def __init__(
+        self,
+        in_seconds: float | None = None,
+        message: str = "asked for another attempt",
+        *,
+        pause_queue_seconds: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.in_seconds = in_seconds
+        self.pause_queue_seconds = pause_queue_seconds
 
 
 class GiveUp(Exception):

@@ -9,6 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from workers_sdk.bearer import Token
 from workers_sdk.client import Client
 from workers_sdk.tasks import NewTask, Task, TaskOptions
 
@@ -21,7 +22,7 @@ class SyncClient:
     It runs an event loop in a thread of its own, which ends with `close`.
     """
 
-    def __init__(self, url: str | None = None, *, token: str | None = None, patience_seconds: float = 10.0) -> None:
+    def __init__(self, url: str | None = None, *, token: Token | None = None, patience_seconds: float = 10.0) -> None:
         self._client = Client(url, token=token, patience_seconds=patience_seconds)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway-client", daemon=True)

@@ -68,6 +68,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
     priority: str = "normal"
     tags: dict[str, str] | None = None
+    concurrency_key: str | None = None
     created_at: datetime | None = None
     run_at: datetime | None = None
     started_at: datetime | None = None
@@ -151,6 +152,7 @@ class TaskOptions(TypedDict, total=False):
     timeout_seconds: float
     expires_in_seconds: float
     retention_seconds: float
+    concurrency_key: str
     unique_key: str
     unique_until: Literal["started", "finished"] | float
     on_conflict: Literal["return", "reject", "replace"]

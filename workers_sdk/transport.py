@@ -14,6 +14,7 @@ from urllib.request import getproxies
 import aiohttp
 import msgspec
 
+from workers_sdk.bearer import Token, chosen
 from workers_sdk.errors import GatewayError, Unreachable, refusal
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -48,13 +49,12 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """Connections to one gateway. url: without it $GATEWAY_URL, then port 8080 here; token: a bearer token, without it
-    $GATEWAY_TOKEN. Use it in one event loop, and close it there."""
+    """Connections to one gateway. url: without it $GATEWAY_URL, then port 8080 here; token: a bearer token, or a
+    function that returns it, asked before each request. Use it in one event loop, and close it there."""
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+    def __init__(self, url: str | None = None, token: Token | None = None) -> None:
         self.url = (url or os.environ.get("GATEWAY_URL") or DEFAULT_URL).rstrip("/")
-        token = token or os.environ.get("GATEWAY_TOKEN")
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._token = chosen(token)
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -68,19 +68,37 @@ class Transport:
     ) -> Reply:
         """Send one request and read its whole reply, whatever its status. body: JSON text.
 
+        A token that was renewed while its last one was refused is tried at once.
         Raises Unreachable when no whole reply came within `timeout_seconds`.
         """
+        token = self._current_token()
+        reply = await self._request(method, path, body, headers, token, timeout_seconds)
+        if reply.status == 401 and self._current_token() != token:
+            # Nothing was done for who was not known.
+            reply = await self._request(method, path, body, headers, self._current_token(), timeout_seconds)
+        return reply
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        token: str | None,
+        timeout_seconds: float,
+    ) -> Reply:
         if self._session is None:
             # No bound on connections: the callers bound themselves, and a long poll must not keep a heartbeat waiting.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,
                 # Looking for a proxy costs each request a hop to another thread.
                 trust_env=bool(getproxies()),
             )
-        sent = {**_JSON, **(headers or {})} if body is not None else headers
+        sent = {**_JSON, **(headers or {})} if body is not None else {**(headers or {})}
+        if token is not None:
+            sent["authorization"] = f"Bearer {token}"
         data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
         limits = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
         try:
@@ -93,6 +111,14 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or f"nothing came within {timeout_seconds:g} s"
             raise Unreachable(f"no reply from {self.url}: {reason}", sent=True) from error
+
+    def _current_token(self) -> str | None:
+        if self._token is None or isinstance(self._token, str):
+            return self._token
+        try:
+            return self._token().strip()
+        except Exception as error:  # the caller's own function: it may do anything
+            raise Unreachable(f"no token could be had: {type(error).__name__}", sent=False) from error
 
     async def close(self) -> None:
         """Drop all connections."""

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from workers_sdk.bearer import Token
 from workers_sdk.context import Context
 from workers_sdk.handlers import Handler
 from workers_sdk.session import Session, Settings
@@ -41,8 +42,9 @@ _Hook = TypeVar("_Hook", bound=Callable[..., Any])
 class Worker:
     """Works on tasks of a gateway.
 
-    url: the gateway; without it $GATEWAY_URL, then http://127.0.0.1:8080. token: a bearer token; without it
-    $GATEWAY_TOKEN.
+    url: the gateway; without it $GATEWAY_URL, then http://127.0.0.1:8080. token: a bearer token or API key,
+    or a function that returns the current one, asked before each request; without it what the file of
+    $GATEWAY_TOKEN_FILE holds, then $GATEWAY_TOKEN.
     worker_id: a name that no other running worker has; without it the host's, the process's id and some random letters.
     concurrency: most handlers at once, async ones and threads together.
     wait_seconds: how long a poll is held while there is nothing to do, 0..55.
@@ -55,7 +57,7 @@ class Worker:
         self,
         url: str | None = None,
         *,
-        token: str | None = None,
+        token: Token | None = None,
         worker_id: str | None = None,
         concurrency: int = 10,
         wait_seconds: float = 25.0,
@@ -119,7 +121,10 @@ class Worker:
         return hook
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT, then stop gracefully; a second signal interrupts the handlers at once."""
+        """Work until SIGTERM or SIGINT, then stop gracefully; a second signal interrupts the handlers at once.
+
+        Raises NotAllowed when the gateway refuses the token (401), or what it may do (403).
+        """
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self.work(signals=True))
 
@@ -127,6 +132,7 @@ class Worker:
         """Work in the running loop until `stop`. Cancelled: interrupts handlers, gives tasks back, signs off.
 
         signals: also stop on SIGTERM and SIGINT.
+        Raises NotAllowed as `run` does, after it has finished what it had.
         """
         if not self._handlers:
             raise RuntimeError("the worker has no handlers: decorate functions with @worker.task")
