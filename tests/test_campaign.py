@@ -181,10 +181,10 @@ async def test_a_gateway_that_hands_out_early_is_caught(tmp_path: Path) -> None:
 
 async def test_kills_of_gateways_workers_and_redis_break_no_promise(tmp_path: Path) -> None:
     plan = campaign.Plan(
-        seconds=8, seed=5, source=_ROOT, folder=tmp_path / "run", size=Size(gateways=2, workers=2, clients=8),
-        faults=("gateway_kill", "worker_kill", "redis_kill", "gateway_stop"), pause_seconds=(0.1, 0.6),
+        seconds=5, seed=5, source=_ROOT, folder=tmp_path / "run", size=Size(gateways=2, workers=1, clients=8),
+        faults=("gateway_kill", "worker_kill", "redis_kill"), pause_seconds=(0.1, 0.6),
     )  # fmt: skip
     report = await campaign.run(plan)
     assert report.verdict.violations == []
     assert min(report.faults.get(name, 0) for name in plan.faults) >= 1, report.faults
-    assert report.verdict.acknowledged > 100
+    assert report.verdict.acknowledged > 50

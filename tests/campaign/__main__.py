@@ -15,6 +15,7 @@ from tests.campaign import faults
 from tests.campaign.arena import Size
 from tests.campaign.campaign import Plan, Report, run
 from tests.campaign.network import Network, enter
+from tests.campaign.seeds import KEPT
 
 _ROOT = Path(__file__).parents[2]
 
@@ -34,11 +35,16 @@ def main() -> int:
     parser.add_argument("--source", type=Path, default=_ROOT, help="the tree whose gateway is tested")
     parser.add_argument("--keep", type=Path, help="where histories of failed campaigns go")
     parser.add_argument("--json", type=Path, help="append a line of figures per campaign")
+    parser.add_argument("--kept", action="store_true", help="the seeds that once found a defect, instead")
     given = parser.parse_args()
-    names = _names(given.faults)
-    network = enter() if any(name in names for name in faults.NEED_NETWORK) else Network()
+    runs = [(seed, given.faults) for seed in range(given.seed, given.seed + given.seeds)]
+    if given.kept:
+        runs = sorted({(kept.seed, kept.faults) for kept in KEPT})
+    asked = {name for _, text in runs for name in _names(text)}
+    network = enter() if asked.intersection(faults.NEED_NETWORK) else Network()
     failed = 0
-    for seed in range(given.seed, given.seed + given.seeds):
+    for seed, text in runs:
+        names = _names(text)
         folder = Path(tempfile.mkdtemp(prefix=f"campaign-{seed}-")) / "run"
         size = Size(gateways=given.gateways, workers=given.workers, clients=given.clients, queue_size=given.queue_size)
         plan = Plan(
@@ -49,7 +55,7 @@ def main() -> int:
         print(_told(report), flush=True)
         if given.json:
             with given.json.open("ab") as file:
-                file.write(msgspec.json.encode({"asked": given.faults, **msgspec.to_builtins(report)}) + b"\n")
+                file.write(msgspec.json.encode({"asked": text, **msgspec.to_builtins(report)}) + b"\n")
         if report.verdict.violations:
             failed += 1
             if given.keep:

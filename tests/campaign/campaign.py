@@ -94,13 +94,13 @@ async def _hand(arena: Arena, plan: Plan, rng: random.Random, hand: int, deadlin
     if not plan.faults:
         return
     weights = [faults.FAULTS[name][1] for name in plan.faults]
-    # Each kind comes once, before chance decides: a short campaign is not left without some.
-    first = list(plan.faults)
-    rng.shuffle(first)
-    queue = first[hand::_HANDS] if hand else first[::_HANDS]
-    while time.monotonic() < deadline:
+    # Each kind comes once before chance decides, however long that takes: no campaign is left without some.
+    shuffled = list(plan.faults)
+    random.Random(plan.seed).shuffle(shuffled)
+    first = shuffled[hand::_HANDS]
+    while first or time.monotonic() < deadline:
         await asyncio.sleep(rng.uniform(*plan.pause_seconds))
-        name = queue.pop() if queue else rng.choices(plan.faults, weights)[0]
+        name = first.pop() if first else rng.choices(plan.faults, weights)[0]
         await faults.FAULTS[name][0](arena, rng)
 
 
