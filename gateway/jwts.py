@@ -186,6 +186,11 @@ def _identity_of(claims: dict[str, Any]) -> Identity:
     subject = claims.get("sub", "")
     if not isinstance(tenant, str) or not TENANT.fullmatch(tenant) or not isinstance(subject, str):
         raise InvalidToken()
+    try:
+        subject.encode()
+    except UnicodeEncodeError:
+        # Half of a pair: a name that no log could hold.
+        raise InvalidToken() from None
     scope = claims.get("scope", claims.get("scopes"))
     if scope is None:
         scopes = DEFAULT_SCOPES

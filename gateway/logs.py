@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -34,7 +35,11 @@ class JsonFormatter(logging.Formatter):
         line.update(_facts(record))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:
+            # Bytes that are no text, as in an id that a plain arq producer chose: escaped, never a line that is lost.
+            return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
