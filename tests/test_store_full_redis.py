@@ -142,3 +142,13 @@ async def test_an_idempotency_key_of_what_was_made_before_redis_filled_up_is_fin
     done, made = await keys.begin("default", "key", [b"request"], ["two"])
     assert (done, made.task_id, made.body) == (True, "demo~one", b"{}")
     assert await full.redis.pttl(full.keys.idempotency("default", "key")) > 0
+
+
+async def test_a_request_that_met_a_full_redis_is_repeated_with_the_ids_of_its_first_try(full: FullStore) -> None:
+    keys = Idempotency(full.redis, full.keys, None)
+    await keys.begin("default", "key", [b"request"], ["one"])
+    await full.fill()
+    await keys.pause("default", "key")
+    await full.empty()
+    assert await keys.begin("default", "key", [b"request"], ["two"]) == (False, Made(("one",)))
+    assert await full.redis.pttl(full.keys.idempotency("default", "key")) > 0

@@ -26,6 +26,7 @@ from gateway.errors import (
     InvalidParameter,
     Refusal,
     ShuttingDown,
+    StoreFull,
     StoreUnavailable,
     TaskNotFound,
 )
@@ -111,6 +112,10 @@ class Producers:
                 made = await self._make(call, specs, made.ulids, single=single, atomic=atomic)
             except (StoreUnavailable, InternalError):
                 # It may have been done: the key stays taken for a moment, then the same ids are tried again.
+                raise
+            except StoreFull:
+                # A full Redis refuses without a look at what an earlier try stored.
+                await self._idempotency.pause(tenant, key)
                 raise
             except Refusal:
                 await self._idempotency.abort(tenant, key)

@@ -3,9 +3,9 @@
 -- ARGV: now, verb, and
 --       begin: fingerprint, lock_ms, ttl_ms, facts (ids for what will be made)
 --       finish: facts (what was made)
---       abort: nothing
+--       pause, abort: nothing
 -- Returns: begin: {'fresh'} or {'resumed', facts} (the first asker died: go on with its ids) or {'done', facts} or
---          {'running', ms left} or {'mismatch'}; finish, abort: {'ok'}
+--          {'running', ms left} or {'mismatch'}; finish, pause, abort: {'ok'}
 local now, verb = tonumber(ARGV[1]), ARGV[2]
 if ARGV[1] == '' then
   local time = redis.call('TIME')
@@ -31,6 +31,10 @@ if record and record[2] == 0 then
     -- A write that needs no memory lets the next one pass when Redis is full: what was made is made.
     redis.call('PEXPIRE', KEYS[1], redis.call('PTTL', KEYS[1]))
     record[2], record[4] = 1, ARGV[3]
+    redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
+  elseif verb == 'pause' then
+    redis.call('PEXPIRE', KEYS[1], redis.call('PTTL', KEYS[1]))
+    record[3] = 0
     redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
   else
     redis.call('DEL', KEYS[1])

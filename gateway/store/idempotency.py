@@ -63,6 +63,10 @@ class Idempotency:
         packed = msgspec.structs.replace(made, body=zlib.compress(made.body, 1))
         await self._run(tenant, key, "finish", msgspec.msgpack.encode(packed))
 
+    async def pause(self, tenant: str, key: str) -> None:
+        """Let the same request be tried again at once, with the same ids: an earlier try may have made them."""
+        await self._run(tenant, key, "pause")
+
     async def abort(self, tenant: str, key: str) -> None:
         """Nothing was made: the key is free again."""
         await self._run(tenant, key, "abort")
