@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check lint types bench clean
+.PHONY: run test check lint types bench bench-peers campaign model clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +36,15 @@ check: lint types test  ## ruff, mypy --strict and the tests
 
 bench: $(VENV)/.dev  ## the benchmarks, on this machine, into benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(VENV)/.dev  ## the gateway beside other queues (Node and Go for theirs), into docs/performance.md
+	$(BIN)/python -m benchmarks.peers
+
+campaign: $(VENV)/.dev  ## faults under load, and a checker of what came of it (SECONDS=600, SEED=1)
+	$(BIN)/python -m tests.campaign --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
+
+model: $(VENV)/.dev  ## the store against its model, for ten minutes
+	$(BIN)/python -m tests.model --minutes $(or $(MINUTES),10)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -108,7 +108,7 @@ class Bench:
         """Note what went wrong."""
         self.findings.problems.extend(problems)
 
-    def fill(self, url: str, tasks: int, job_type: str) -> None:
+    def fill(self, url: str, tasks: int, job_type: str, token: str = "") -> None:
         """Enqueue tasks in batches of 1,000, unmeasured."""
         report = self.load.run(
             "post",
@@ -119,6 +119,7 @@ class Bench:
             duration="10m",
             job_type=job_type,
             payload_bytes=PAYLOAD_BYTES,
+            token=token,
         )
         self.note(*(f"filling {job_type}: {problem}" for problem in problems_of(report)))
 

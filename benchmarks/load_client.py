@@ -46,6 +46,12 @@ class LoadClient:
             )
         return report
 
+    def start(self, command: str, url: str, **flags: object) -> subprocess.Popen[bytes]:
+        """Run one command beside what is measured; its report is thrown away. End it with `kill`."""
+        return subprocess.Popen(
+            self._arguments(command, url, flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
     def hold(self, url: str, **flags: object) -> HeldPolls:
         """Open long polls and return when all are open. End them with `HeldPolls.release`."""
         return HeldPolls(self._arguments("hold", url, flags))

@@ -81,6 +81,11 @@ class GatewayApp(Starlette):
             _authenticator(settings, self.api_keys), self.limits, by_address=settings.rate_limit_by_address,
             origins=names(settings.cors_origins),
         )  # fmt: skip
+
+        def refuse(reason: str) -> None:
+            self.store.refusal = guard.refusal = reason
+
+        self.watch.on_refusal = refuse
         body = settings.max_body_bytes
         self.idempotency = Idempotency(self.connections.redis, keys, clock)
         producers = Producers(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from gateway.errors import StoreUnavailable
+from gateway.store.keys import SCHEMA
 from gateway.store.registry import Registry, ServerFacts
 
 log = logging.getLogger("gateway.redis")
 _WATCH_SECONDS = 2.0
 _OLDEST_REDIS = (6, 2)
+_FOREIGN = (
+    "Redis holds data of version {}, this gateway knows version {}: it neither reads nor writes it. Run the version of "
+    "tasks-gateway that wrote it, or a later one; or give this one a prefix of its own (REDIS_QUEUE_KEY)"
+)
 
 
 class RedisWatch:
@@ -22,21 +28,31 @@ class RedisWatch:
         self._strict = strict
         self.answers = False
         self.warnings: list[str] = []
+        # Why nothing may be read or written here at all, or ''.
+        self.refusal = ""
+        self.on_refusal: Callable[[str], None] = lambda refusal: None
 
     @property
     def ready(self) -> bool:
         """Whether requests can be served."""
-        return self.answers and not (self._strict and self.warnings)
+        return self.answers and not self.refusal and not (self._strict and self.warnings)
 
     async def look(self) -> None:
         """Ask Redis now."""
         try:
             facts = await self._registry.server_facts()
+            schema = await self._registry.meet_schema()
         except StoreUnavailable:
             if self.answers:
                 log.warning("lost Redis")
             self.answers = False
             return
+        refusal = "" if schema == SCHEMA else _FOREIGN.format(schema, SCHEMA)
+        if refusal and refusal != self.refusal:
+            log.error("refused what Redis holds", extra={"reason": refusal})
+        if refusal != self.refusal:
+            self.refusal = refusal
+            self.on_refusal(refusal)
         warnings = _complaints(facts, embedded=self._embedded)
         for warning in warnings:
             if warning not in self.warnings:

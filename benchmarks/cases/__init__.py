@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.cases import batch, claim, hold, latency, life, post, start
+from benchmarks.cases import batch, claim, hold, latency, life, neighbours, post, secured, start
 from benchmarks.figures import Row
 
 CASES: dict[str, Callable[[Bench], list[Row]]] = {
@@ -16,4 +16,6 @@ CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "batch": batch.run,
     "hold": hold.run,
     "start": start.run,
+    "secured": secured.run,
+    "neighbours": neighbours.run,
 }

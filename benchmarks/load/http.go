@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// authorization is the header that every request carries, with the line break in front of it; empty for none.
+var authorization string
+
 var (
 	errConnect   = errors.New("cannot connect")
 	errMalformed = errors.New("malformed reply")
@@ -73,6 +76,7 @@ func (c *client) do(method, path string, body []byte) (int, []byte, error) {
 	out = append(out, path...)
 	out = append(out, " HTTP/1.1\r\nHost: "...)
 	out = append(out, c.address...)
+	out = append(out, authorization...)
 	if body != nil {
 		out = append(out, "\r\nContent-Type: application/json\r\nContent-Length: "...)
 		out = strconv.AppendInt(out, int64(len(body)), 10)

@@ -44,6 +44,7 @@ type common struct {
 	connections  int
 	payloadBytes int
 	processors   int
+	token        string
 }
 
 // parse declares the common flags on set, reads arguments and settles how many processors the client may use.
@@ -53,6 +54,10 @@ func (c *common) parse(set *flag.FlagSet, arguments []string) {
 	set.IntVar(&c.connections, "connections", 64, "keep-alive connections, one request under way on each")
 	set.IntVar(&c.payloadBytes, "payload-bytes", 100, "length of each task's payload as JSON text, at least 32")
 	set.IntVar(&c.processors, "processors", 1, "GOMAXPROCS: with one, the client does not spin on a core that the server needs")
+	set.StringVar(&c.token, "token", "", "bearer token, where the gateway asks for one")
 	_ = set.Parse(arguments) // ExitOnError: Parse does not return one
 	runtime.GOMAXPROCS(c.processors)
+	if c.token != "" {
+		authorization = "\r\nAuthorization: Bearer " + c.token
+	}
 }

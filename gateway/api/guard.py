@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import Scope
 
 from gateway.authentication import Authenticator
-from gateway.errors import ForbiddenOrigin, InvalidToken, Unauthenticated
+from gateway.errors import ForbiddenOrigin, InvalidToken, StoreUnavailable, Unauthenticated
 from gateway.identity import ADMIN, NOBODY, READ, WORK, WRITE, Identity
 
 Header = tuple[bytes, bytes]
@@ -58,11 +58,13 @@ class Guard:
         self._authenticator = authenticator
         self._counter = counter
         self._by_address = by_address
+        # Why nobody may be let in, or ''.
+        self.refusal = ""
         self._origins = frozenset(origin.encode() for origin in origins)
 
     def wave_through(self, headers: dict[bytes, bytes], door: Door) -> tuple[Identity, tuple[Header, ...]] | None:
         """Let in at once whom nothing speaks against, as nearly everybody. None: ask `admit`."""
-        if self._origins or b"origin" in headers or b"sec-fetch-site" in headers:
+        if self._origins or b"origin" in headers or b"sec-fetch-site" in headers or self.refusal:
             return None
         identity = self._authenticator.known(headers.get(b"authorization"))
         if identity is None or (door.scope not in identity.scopes and ADMIN not in identity.scopes):
@@ -80,6 +82,8 @@ class Guard:
             self._check_origin(headers)
         if not door.scope:
             return NOBODY, ()
+        if self.refusal:
+            raise StoreUnavailable(self.refusal)
         authorization = headers.get(b"authorization")
         identity = self._authenticator.known(authorization)
         if identity is None:

@@ -80,7 +80,7 @@ class Operators:
             failed=sum(one.failed for one in stats),
             oldest_pending_seconds=max((one.oldest_ms for one in stats), default=0) / 1000,
             open_polls=self._manager.open_polls_of(tenant),
-            warnings=[*self._watch.warnings, *self._warnings],
+            warnings=[*filter(None, [self._watch.refusal]), *self._watch.warnings, *self._warnings],
         )
         return Reply(200 if reply.status == "ok" else 503, encode(reply), _retry_after(reply.status == "ok"))
 
@@ -104,7 +104,7 @@ class Operators:
                 503, encode(ReadyReply(status="unavailable", reason="Redis does not answer")), _retry_after(False)
             )
         if not self._watch.ready:
-            reason = "; ".join(self._watch.warnings) or "Redis was not checked yet"
+            reason = self._watch.refusal or "; ".join(self._watch.warnings) or "Redis was not checked yet"
             return Reply(503, encode(ReadyReply(status="unavailable", reason=reason)), _retry_after(False))
         return Reply(200, encode(ReadyReply(status="ok")))
 

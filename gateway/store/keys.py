@@ -27,6 +27,7 @@ Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a scri
     tg:{queues}            SET   tags of all queues that ever held a task
     tg:{workers:T}:seen    ZSET  workers by last poll (unix ms); :facts HASH, :directives HASH
     tg:{idempotency:T}:<h> STR   what an Idempotency-Key made; by the key's hash, 24 h
+    tg:{schema}            STR   version of what is stored (SCHEMA); a gateway that does not know it refuses to serve
     tg:{keys}:api          HASH  SHA-256 of an API key -> its record
     tg:{tenants}:limits    HASH  tenant -> its own limits (msgpack)
     tg:{limit:W}:<bucket>  STR   arrival time of a rate limit; W: `tenant:<name>` or `address:<client>`
@@ -60,6 +61,9 @@ _QUEUE_KEYS = (
 )
 _TASK_KEYS = ("trail", "log", "poll", "unique", "running", "heldby")
 LOG_LINES = 200
+# The form of everything below. Whoever changes it so that an older gateway would misread it counts this up, and lets
+# `Registry.meet_schema` bring older data into the new form.
+SCHEMA = 1
 
 
 class QueueKeys(msgspec.Struct, frozen=True):
@@ -77,6 +81,7 @@ class Keys:
         self.prefix = prefix
         self._tag_start = "" if prefix == "tg" else f"{prefix}/"
         self.queues = f"{prefix}:{{queues}}"
+        self.schema = f"{prefix}:{{schema}}"
         self.api_keys = f"{prefix}:{{keys}}:api"
         self.tenants = f"{prefix}:{{tenants}}:limits"
         self.directive_channel = f"{prefix}:directives"

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.errors import StoreUnavailable
 from gateway.store.connect import answering
-from gateway.store.keys import Keys
+from gateway.store.keys import SCHEMA, Keys
 from gateway.tasks import Queue
 
 DirectiveName = Literal["run", "drain", "stop"]
@@ -125,6 +125,16 @@ class Registry:
         async with answering():
             found = await self._redis.hgetall(self._keys.worker_directives(tenant))  # type: ignore[misc]  # as above
         return {worker.decode(): directive.decode() for worker, directive in found.items()}
+
+    async def meet_schema(self) -> int:
+        """Note the version of what is stored where there is none yet. Returns the version that is.
+
+        Data without one is of version 1: gateways did not write it then.
+        """
+        async with answering():
+            await self._redis.set(self._keys.schema, SCHEMA, nx=True)
+            found = await self._redis.get(self._keys.schema)
+        return int(found) if found is not None and found.isdigit() else 0
 
     async def server_facts(self) -> ServerFacts:
         """Read the version and settings of the Redis behind us. What a managed Redis hides counts as good."""

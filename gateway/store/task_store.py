@@ -16,6 +16,7 @@ from gateway.errors import (
     QueueFull,
     Refusal,
     SettingsChanged,
+    StoreUnavailable,
     TaskChanged,
     TaskNotFound,
     UniqueConflict,
@@ -57,6 +58,8 @@ class TaskStore:
         self._ahead_ms = 0.0
         self._ulids = Ulids()
         self._settings: dict[Queue, QueueSettings] = {}
+        # Why nothing of what is stored may be touched, or ''.
+        self.refusal = ""
         self.listener: Listener = Nobody()
         self._verbs = {verb.name: verb(self) for verb in VERBS}
 
@@ -369,6 +372,8 @@ class TaskStore:
         return self._submit("read", verb, self.keys.of(queue), item)
 
     def _submit(self, lane: str, verb: str, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
+        if self.refusal:
+            raise StoreUnavailable(self.refusal)
         return self._lanes[lane].submit(self._verbs[verb], keys, item)
 
     async def _backoff_ms(self, queue: Queue, arq_id: bytes) -> int:
