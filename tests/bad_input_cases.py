@@ -111,6 +111,25 @@ BULK = (
     },
 )
 
+MOST = ("0", "-1", "1.5", "1000000001", "1e400", "9223372036854775808", '"5"', "true", "[]", "{}")
+RATES = ("0", "-1", "1000001", "1e400", '"5"', "true", "[]", "{}")
+SETTINGS = (
+    {"max_pending": "5"},
+    {
+        "max_pending": MOST,
+        "max_processing": MOST,
+        "rate_per_second": RATES,
+        "max_processing_per_key": MOST,
+        "paused": ("null", '"true"', "1", "[]"),
+        "defaults": NO_OBJECT,
+        "defaults.max_attempts": COUNTS,
+        "defaults.retry": NO_OBJECT,
+        "defaults.lease_seconds": LEASE,
+        "defaults.timeout_seconds": ("0", "2592001", *SECONDS),
+        "defaults.retention_seconds": ("2592001", *SECONDS),
+    },
+)
+
 MEMBERS: dict[str, tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
     "/tasks": (
         {"job_type": '"demo"'},
@@ -201,7 +220,54 @@ MEMBERS: dict[str, tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
         {"worker_id": '"w1"', "leases": '[{"id":"<held>","lease_token":"<token>"}]'},
         {"worker_id": WORKER_IDS, "leases": ("null", *NO_OBJECT[:-1], "{}")},
     ),
+    "PUT /queues/demo": SETTINGS,
+    "PATCH /queues/demo": SETTINGS,
+    "/queues/demo/pause": (
+        {"seconds": "60"},
+        {"seconds": ("0", "31536001", *SECONDS), "until": RUN_ATS},
+    ),
+    "/queues/demo/redrive": (
+        {"dry_run": "true"},
+        {
+            "rate_per_second": RATES,
+            "dry_run": ('"true"', "1", "[]"),
+            "filter": NO_OBJECT,
+            "filter.status": ('""', '"done"', '"Failed"', "1", "[]"),
+            "filter.job_type": (*NAMES, '"other"'),
+            "filter.created_after": ('""', '"yesterday"', "1"),
+        },
+    ),
+    "/keys": (
+        {"name": '"ci"', "scopes": '["work"]'},
+        {
+            "name": ("null", '""', text(101), '"a\\n"', '"\\u0000"', '"a\\u007f"', *NO_TEXT),
+            "scopes": (
+                "null", "[]", '"work"', "{}", '["work","work","work","work","work"]', "1",
+            ),
+            "scopes[...]": ('["root"]', '["Admin"]', '["admin "]', '["*"]', "[1]", "[null]", '[""]', '[["work"]]'),
+            "tenant": (
+                '""', '" "', '"a b"', '"a/b"', '"a:b"', '"{x}"', '"*"', '"demo\\n"', '".a"', '"é"', text(65), *NO_TEXT,
+            ),
+            "job_types": ("[]", '"demo"', "{}", "[" + ",".join(['"a"'] * 101) + "]"),
+            "job_types[...]": (
+                '[""]', '["a b"]', '["**"]', '["*a"]', '["a*b"]', '["a\\n"]', "[1]", "[null]", f"[{text(130)}]",
+            ),
+            "expires_in_seconds": ("0", "0.5", "316224001", *SECONDS),
+        },
+    ),
+    "PUT /tenants/acme": (
+        {"max_pending": "5"},
+        {
+            "rate_limit_per_minute": MOST,
+            "max_open_polls": MOST,
+            "max_pending": MOST,
+            "max_stored_bytes": ("0", "-1", "9007199254740993", "1.5", "1e400", '"5"', "true", "[]"),
+            "max_batch": COUNTS,
+        },
+    ),
 }  # fmt: skip
+# Their bodies may be left out.
+BODILESS = ("/queues/demo/pause", "/queues/demo/redrive")
 
 # The same for the items of lists; a bad item refuses the request.
 ITEMS: dict[tuple[str, str], tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
@@ -247,6 +313,12 @@ UNKNOWN: dict[str, tuple[str, ...]] = {
     "/tasks/<held>/release": ("next", "error", "retryable", "run_at", "tenant"),
     "/outcomes": ("tenant", "reports", "next.worker_id"),
     "/heartbeats": ("tenant", "next", "lease_token", "tasks"),
+    "PUT /queues/demo": ("tenant", "job_type", "limit", "pause", "version", "defaults.priority", "paused_until"),
+    "PATCH /queues/demo": ("tenant", "version", "defaults.x"),
+    "/queues/demo/pause": ("tenant", "paused", "for", "job_type"),
+    "/queues/demo/redrive": ("tenant", "limit", "delay_seconds", "filter.id", "filter.tenant"),
+    "/keys": ("id", "key", "secret", "hash", "scope", "expires_at", "created_at"),
+    "PUT /tenants/acme": ("tenant", "name", "queues", "stored_bytes", "admin"),
 }  # fmt: skip
 
 # Required members left out.
@@ -273,6 +345,8 @@ MISSING = (
     ("/heartbeats", '{"worker_id":"w1"}', "leases"),
     ("/heartbeats", '{"worker_id":"w1","leases":[{"id":"<held>"}]}', "leases[...].lease_token"),
     ("/heartbeats", '{"worker_id":"w1","leases":[{"lease_token":"<token>"}]}', "leases[...].id"),
+    ("/keys", '{"name":"ci"}', "scopes"),
+    ("/keys", '{"scopes":["work"]}', "name"),
 )
 
 # Members that do not go together.
@@ -465,6 +539,20 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("DELETE", "/workers/w1", None),
     ("GET", "/queues", None),
     ("GET", "/queues/demo", None),
+    ("GET", "/queues/demo/settings", None),
+    ("PUT", "/queues/demo", '{"max_pending":5}'),
+    ("PATCH", "/queues/demo", '{"max_pending":5}'),
+    ("POST", "/queues/demo/pause", '{"seconds":60}'),
+    ("POST", "/queues/demo/pause", None),
+    ("POST", "/queues/demo/resume", None),
+    ("POST", "/queues/demo/purge", None),
+    ("POST", "/queues/demo/redrive", '{"dry_run":true}'),
+    ("GET", "/keys", None),
+    ("POST", "/keys", '{"name":"ci","scopes":["work"]}'),
+    ("DELETE", "/keys/0123456789ab", None),
+    ("GET", "/tenants", None),
+    ("GET", "/tenants/acme", None),
+    ("PUT", "/tenants/acme", '{"max_pending":5}'),
     ("GET", "/health", None),
     ("GET", "/health/live", None),
     ("GET", "/health/ready", None),
@@ -508,6 +596,7 @@ UNKNOWN_IDS = (
     "a" * 200,
     "demo~a~b", "demo~~YXJxOnF1ZXVl", "demo~~__4", "demo~~7aCA", "demo~~AA", "demo:x~1", "DEMO~1",
 )  # fmt: skip
+MALFORMED_TENANTS = ("%20", "a%20b", "a%0A", "%00", "%C3%A9", ".a", "*", "a" * 65, "%7Bx%7D", "a:b", "a%2Fb", "..")
 MALFORMED_NAMES = ("%20", "a%20b", "a%0A", "%00", "%C3%A9", "%ff", ".a", "-a", "*", "a" * 129, "%7Bx%7D", "..", "a%5Cb")
 NO_ROUTE = (
     ("GET", "/"), ("GET", "/nothing"), ("GET", "/tasks/"), ("POST", "/tasks/"), ("GET", "//tasks"), ("GET",
@@ -548,6 +637,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "/workers/w1/run": ("GET", "PUT"),
     "/workers/w1": ("POST", "PUT"),
     "/queues": ("POST", "DELETE"),
+    "/queues/demo": ("POST", "DELETE"),
+    "/queues/demo/settings": ("POST", "PUT", "DELETE"),
+    **{f"/queues/demo/{verb}": ("GET", "HEAD", "PUT") for verb in ("pause", "resume", "purge", "redrive")},
+    "/keys": ("PUT", "DELETE", "PATCH"),
+    "/keys/0123456789ab": ("GET", "HEAD", "POST", "PUT"),
+    "/tenants": ("POST", "DELETE"),
+    "/tenants/acme": ("POST", "DELETE", "PATCH"),
     "/health": ("POST", "PUT", "DELETE"),
     "/health/live": ("POST",),
     "/health/ready": ("POST",),
@@ -590,6 +686,9 @@ MOMENTS: tuple[tuple[str, str, str | None, int, str], ...] = (
     ("POST", "/tasks/<done>/heartbeat", '{"lease_token":"<done token>"}', 409, "lease_lost"),
     ("DELETE", "/workers/nobody", None, 404, "worker_not_found"),
     ("GET", "/queues/nothing", None, 404, "queue_not_found"),
+    ("DELETE", "/keys/0123456789ab", None, 404, "key_not_found"),
+    ("POST", "/queues/demo/pause", '{"seconds":1,"until":"2030-01-31T08:00:00Z"}', 400, "invalid_member"),
+    ("POST", "/queues/demo/pause", '{"until":"2060-01-31T08:00:00Z"}', 400, "invalid_member"),
 )  # fmt: skip
 
 # ---- Idempotency keys that are none, and refused requests with one that is right: (headers, body, status, code).
@@ -790,6 +889,8 @@ def _unknown() -> Iterator[Case]:
 def _texts() -> Iterator[Case]:
     for target, (right, _) in MEMBERS.items():
         for name, body, code in TEXTS:
+            if target in BODILESS and not body:
+                continue
             yield _post(target, name, body.replace(b"@", _object(right)[1:-1].encode()), code)
         if target != "/tasks":
             yield _post(target, "an array", b"[]", "invalid_member")
@@ -883,11 +984,25 @@ def _ids() -> Iterator[Case]:
         yield _get(f"/task?id={id}", "task_not_found", status=404)
     for name in MALFORMED_NAMES:
         yield _get(f"/queues/{name}", "invalid_id")
+        for method, verb in (
+            ("GET", "settings"),
+            *(("POST", verb) for verb in ("resume", "purge", "pause", "redrive")),
+        ):
+            yield Case(
+                f"{method} /queues/{name[:60]}/{verb}", method, f"/queues/{name}/{verb}", (), None, 400, "invalid_id"
+            )
+        for method in ("PUT", "PATCH"):
+            yield Case(f"{method} /queues/{name[:60]}", method, f"/queues/{name}", JSON, b"{}", 400, "invalid_id")
         for verb in ("drain", "stop", "run"):
             yield Case(
                 f"POST /workers/{name[:60]}/{verb}", "POST", f"/workers/{name}/{verb}", (), None, 400, "invalid_id"
             )
         yield Case(f"DELETE /workers/{name[:60]}", "DELETE", f"/workers/{name}", (), None, 400, "invalid_id")
+    for id in MALFORMED_IDS:
+        yield Case(f"DELETE /keys/{id[:60]}", "DELETE", f"/keys/{id}", (), None, 400, "invalid_id")
+    for name in MALFORMED_TENANTS:
+        yield _get(f"/tenants/{name}", "invalid_id")
+        yield Case(f"PUT /tenants/{name[:60]}", "PUT", f"/tenants/{name}", JSON, b"{}", 400, "invalid_id")
     for id in UNKNOWN_IDS[:3]:
         yield _get(f"/api/v1/jobs/{id}", "task_not_found", status=404)
 
