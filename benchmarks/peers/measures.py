@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.bench import Bench
 from benchmarks.peers.contenders import Contender
@@ -29,7 +29,8 @@ Sample = dict[str, Any]
 
 DURABILITIES = ("always", "everysec", "off")
 CALLERS = {1: 64, 100: 8}  # callers side by side, by the jobs in each call
-IDLE_JOBS_PER_SECOND = 50.0
+IDLE_JOBS_PER_SECOND = 100.0
+IDLE_SPANS = 2  # times as long as the others: its tail needs many jobs
 _IDLE_SHARE = 0.25  # of what its worker can do, where that is less
 _LONG_SECONDS = 300.0
 
@@ -58,7 +59,7 @@ class Stand:
         batch = 100 if self.contender.batches else 1
         if self.redis is None:
             return int(self.enqueue(_LONG_SECONDS, 0, batch, jobs)["stored"])
-        kept = self.redis.client.config_get("appendfsync")
+        kept = cast(dict[str, str], self.redis.client.config_get("appendfsync"))
         self.redis.client.config_set("appendfsync", "no")
         stored = int(self.enqueue(_LONG_SECONDS, 0, batch, jobs)["stored"])
         self.redis.client.config_set("appendfsync", kept["appendfsync"])
@@ -162,7 +163,7 @@ def latency(stand: Stand, processed_per_second: float) -> Sample:
     with stand.worker() as (worker, record):
         stand.enqueue(_LONG_SECONDS, 0, 1, jobs=1)
         record.wait_for(1, worker)
-        sent = stand.send(rate, stand.bench.warmup_seconds + stand.bench.seconds)
+        sent = stand.send(rate, stand.bench.warmup_seconds + IDLE_SPANS * stand.bench.seconds)
         record.wait_for(1 + sent, worker, timeout_seconds=20)
     entries = record.entries()[1:]
     counted_from = min(made for made, _ in entries) + stand.bench.warmup_seconds * 1e9

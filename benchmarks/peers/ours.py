@@ -10,7 +10,7 @@ import os
 
 from benchmarks.bench import PAYLOAD_BYTES, Bench
 from benchmarks.load_client import Report, problems_of
-from benchmarks.peers.measures import CALLERS, Sample, idle_rate, per_thousand, private_redis
+from benchmarks.peers.measures import CALLERS, IDLE_SPANS, Sample, idle_rate, per_thousand, private_redis
 from benchmarks.processes import CpuClock
 
 _CONNECTIONS = {1: 64, 10: 16, 100: 8}  # of workers, by the tasks in each request
@@ -57,9 +57,9 @@ def latency(bench: Bench, durability: str, processed_per_second: float) -> Sampl
     """From the moment at which a POST was due, however late the client was, to the task in a waiting worker's hands."""
     rate = idle_rate(processed_per_second)
     with private_redis(bench, durability) as redis, bench.gateway(redis) as gateway:
-        report = bench.load.run(
-            "latency", gateway.url, rate=rate, connections=4, payload_bytes=PAYLOAD_BYTES, **bench.span()
-        )
+        span = {"warmup": f"{bench.warmup_seconds}s", "duration": f"{IDLE_SPANS * bench.seconds}s"}
+        flags = {"rate": rate, "connections": 4, "payload_bytes": PAYLOAD_BYTES}
+        report = bench.load.run("latency", gateway.url, **span, **flags)
     _note(bench, report)
     found = report["latency_ms"]["dispatch"]
     shares = {name: found[name] for name in ("min", "p50", "p90", "p99", "p99.9", "max")}

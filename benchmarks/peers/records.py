@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ class Record:
 
 
 def percentiles(values_ms: list[float]) -> dict[str, float]:
-    """min, p50, p90, p99, p99.9 and max."""
+    """min, p50, p90, p99, p99.9 and max, by rank, as the load client counts them."""
     ordered = sorted(values_ms)
-    shares = {name: ordered[int(share * (len(ordered) - 1))] for name, share in _SHARES.items()}
+    shares = {name: ordered[max(math.ceil(share * len(ordered)), 1) - 1] for name, share in _SHARES.items()}
     return {"min": ordered[0], **shares, "max": ordered[-1]}
