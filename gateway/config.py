@@ -126,6 +126,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         _env("CORS_ORIGINS", about="Origins whose pages may call the API from a browser, separated by commas."),
     ] = None
+    allowed_hosts: Annotated[
+        str | None,
+        _env(
+            "ALLOWED_HOSTS",
+            about="Names with a dot that a gateway without identity answers to (against DNS rebinding).",
+        ),
+    ] = None
     rate_limit_per_minute: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
         _env(

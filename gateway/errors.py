@@ -206,6 +206,16 @@ class ForbiddenOrigin(Refusal):
         super().__init__("requests from pages of other sites are refused; CORS_ORIGINS names those that may ask")
 
 
+class ForbiddenHost(Refusal):
+    code, title = "forbidden_host", "The gateway does not go by this name"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody is asked for a token here, so names that a page could have rebound are refused; use the "
+            "address, or put the name into ALLOWED_HOSTS"
+        )
+
+
 class RateLimited(Refusal):
     """The tenant (or the address) asked too often. policy: which limit; the time is rounded up to whole seconds."""
 

@@ -286,3 +286,32 @@ async def test_a_stopped_clock_does_not_keep_an_ended_token_alive(guarded: LiveG
 
 async def status_is(gateway: LiveGateway, headers: dict[str, str], expected: int) -> bool:
     return await status(gateway, headers) == expected
+
+
+async def test_an_open_gateway_answers_to_no_name_that_a_page_could_have_rebound(redis_url: str) -> None:
+    async with live_gateway(redis_url, allowed_hosts="Tasks.example, other.example") as gateway:
+        port = gateway.port
+        for host in (
+            f"127.0.0.1:{port}",
+            "localhost",
+            f"gateway:{port}",
+            f"[::1]:{port}",
+            "tasks.example:80",
+            "OTHER.example",
+        ):
+            assert await status(gateway, {"Host": host}) == 200, host
+        for host in (
+            "evil.example",
+            f"evil.example:{port}",
+            "127.0.0.1.evil.example",
+            "tasks.example.evil",
+            "a.b",
+            "1.2.3",
+        ):
+            reply = await gateway.get("/tasks", headers={"Host": host})
+            assert (reply.status_code, reply.json()["code"]) == (403, "forbidden_host"), host
+            assert await status(gateway, {"Host": host}, path="/health/live") == 200
+
+
+async def test_a_gateway_that_asks_for_tokens_answers_to_any_name(guarded: LiveGateway) -> None:
+    assert await status(guarded, {"Host": "tasks.example", **bearer(token())}) == 200

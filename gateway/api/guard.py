@@ -5,6 +5,7 @@ Nothing behind it runs for a request that is not let in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,11 +13,13 @@ import msgspec
 from starlette.types import Scope
 
 from gateway.authentication import Authenticator
-from gateway.errors import ForbiddenOrigin, InvalidToken, StoreUnavailable, Unauthenticated
+from gateway.errors import ForbiddenHost, ForbiddenOrigin, InvalidToken, StoreUnavailable, Unauthenticated
 from gateway.identity import ADMIN, NOBODY, READ, WORK, WRITE, Identity
 
 Header = tuple[bytes, bytes]
 _PREFLIGHT_SECONDS = 600
+_ADDRESS = re.compile(rb"[0-9]{1,3}(\.[0-9]{1,3}){3}")
+_MOST_HOSTS = 1000
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -50,14 +53,18 @@ class Guard:
     """Lets requests in. by_address: count who has no valid token by client address.
 
     origins: pages of these may ask from a browser (`https://host`, no path); pages of other sites may not.
+    hosts: names with a dot that a gateway which asks for no token answers to.
     """
 
     def __init__(
-        self, authenticator: Authenticator, counter: Counter, *, by_address: bool = False, origins: Sequence[str] = ()
-    ) -> None:
+        self, authenticator: Authenticator, counter: Counter, *, by_address: bool = False, origins: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._authenticator = authenticator
         self._counter = counter
         self._by_address = by_address
+        self._hosts = frozenset(host.lower().encode() for host in hosts)
+        self._known_hosts: dict[bytes, bool] = {}
         # Why nobody may be let in, or ''.
         self.refusal = ""
         self._origins = frozenset(origin.encode() for origin in origins)
@@ -65,6 +72,8 @@ class Guard:
     def wave_through(self, headers: dict[bytes, bytes], door: Door) -> tuple[Identity, tuple[Header, ...]] | None:
         """Let in at once whom nothing speaks against, as nearly everybody. None: ask `admit`."""
         if self._origins or b"origin" in headers or b"sec-fetch-site" in headers or self.refusal:
+            return None
+        if self._authenticator.open and not self._known_hosts.get(headers.get(b"host", b""), False):
             return None
         identity = self._authenticator.known(headers.get(b"authorization"))
         if identity is None or (door.scope not in identity.scopes and ADMIN not in identity.scopes):
@@ -84,6 +93,8 @@ class Guard:
             return NOBODY, ()
         if self.refusal:
             raise StoreUnavailable(self.refusal)
+        if self._authenticator.open and not self._goes_by(headers.get(b"host", b"")):
+            raise ForbiddenHost()
         authorization = headers.get(b"authorization")
         identity = self._authenticator.known(authorization)
         if identity is None:
@@ -135,6 +146,18 @@ class Guard:
             if self._by_address and not self._counter.idle:
                 await self._counter.take(f"address:{address_of(scope)}", "requests")
             raise
+
+    def _goes_by(self, host: bytes) -> bool:
+        """Whether nobody can have rebound this name to us: it is an address, has no dot, or was configured."""
+        known = self._known_hosts.get(host)
+        if known is None:
+            name = host.lower() if host.startswith(b"[") else host.lower().rpartition(b":")[0] or host.lower()
+            known = name.startswith(b"[") or b"." not in name or _ADDRESS.fullmatch(name) is not None
+            known = known or name in self._hosts
+            if len(self._known_hosts) >= _MOST_HOSTS:
+                self._known_hosts.clear()
+            self._known_hosts[host] = known
+        return known
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Refuse what a page of another site sent: it may ride on a network that reaches us, or on no token at all."""
