@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,8 @@ def main() -> int:
         runs = sorted({(kept.seed, kept.faults) for kept in KEPT})
     asked = {name for _, text in runs for name in _names(text)}
     network = enter() if asked.intersection(faults.NEED_NETWORK) else Network()
+    # Whoever ends us ends all that we started, too: `run` tidies up on its way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     failed = 0
     for seed, text in runs:
         names = _names(text)

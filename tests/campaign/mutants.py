@@ -57,7 +57,7 @@ MUTANTS = {
         "stuck", "key without an owner",
     ),
     "no due-time check": _lua(
-        "prelude", "exclusive(math.min(now + 1, LEASED))", "exclusive(LEASED)", "handed out early"
+        "prelude", "exclusive(math.min(now + 1,", "exclusive(math.min(now + 4000,", "handed out early"
     ),
     "attempt not counted": _lua(
         "claim", "redis.pcall('INCR', RETRY .. id)", "(tonumber(redis.call('GET', RETRY .. id) or 0) + 1)", *_UNCOUNTED
@@ -99,9 +99,11 @@ MUTANTS = {
     ),
     "acknowledged before stored": Mutant(
         file="gateway/store/task_store.py",
-        old='now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items))',
-        new='sent = self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items))\n'
-        "        sent.add_done_callback(lambda done: done.exception())\n        depth, dues = 0, [0] * len(items)",
+        old='now_ms, depth, dues = await self._submit("enqueue",',
+        new="def unheard(*given):\n"
+        "            self._submit(*given).add_done_callback(lambda done: done.exception())\n"
+        "            return self.now_ms(), 0, [0] * len(items)\n\n"
+        '        now_ms, depth, dues = unheard("enqueue",',
         caught_as=frozenset(("acknowledged task lost",)),
     ),
     "idempotency key ignored": Mutant(
