@@ -15,12 +15,13 @@ import msgspec
 import typer
 
 from gateway import __version__
-from gateway.commands import operations, tasks
+from gateway.commands import changes, keys, operations, queue, tasks, tenants
 from gateway.commands.client import Command, settings
 from gateway.commands.demo.story import demo
 from gateway.commands.doctor import doctor
 from gateway.commands.output import UNREACHABLE, USAGE, fail, out
 from gateway.commands.tail import tail
+from gateway.commands.token import token
 from gateway.commands.top import top
 from gateway.config import ConfigError, Settings
 
@@ -35,15 +36,15 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 
 Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: PORT, or 8080]", min=0, max=65535)]
 
 _WELCOME = """
-[bold]tasks-gateway[/] is up at [bold]{url}[/], with {pool} bundled workers for the queue [bold]default[/].
+[bold]tasks-gateway[/] is up at [bold]{url}[/], with {pool} bundled workers for the queue [bold]default[/].{token}
 Try, in another terminal:
 
   [dim]# a task for the bundled pool (it takes 1-5 seconds), and its result[/]
-  curl -s {url}/tasks -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{"title": "My first task"}}'
+  curl -s {url}/tasks{bearer} -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{"title": "My first task"}}'
 
   [dim]# a task for a worker of yours, and the worker[/]
-  curl -s {url}/tasks -H 'Content-Type: application/json' -d '{{"job_type": "demo", "payload": {{"hello": "world"}}}}'
-  curl -s '{url}/poll?worker_id=me&task_type=demo'
+  curl -s {url}/tasks{bearer} -H 'Content-Type: application/json' -d '{{"job_type": "demo", "payload": {{"a": 1}}}}'
+  curl -s '{url}/poll?worker_id=me&task_type=demo'{bearer}
 
   [dim]# how it is doing[/]
   curl -s {url}/health
@@ -76,7 +77,9 @@ def run(host: Host = None, port: Port = None) -> None:
 
     def announce(url: str) -> None:
         kept = chosen.data_dir if chosen.embedded_redis() else "your Redis"
-        out.print(_WELCOME.format(url=url, pool=pool_size, data=kept), soft_wrap=True)
+        bearer = ' -H "Authorization: Bearer $GATEWAY_TOKEN"' if chosen.authenticates() else ""
+        words = {"url": url, "pool": pool_size, "data": kept, "bearer": bearer, "token": _where_tokens_are(chosen)}
+        out.print(_WELCOME.format(**words), soft_wrap=True)
 
     _run(chosen, pool_size=pool_size, announce=announce)
 
@@ -94,12 +97,27 @@ def serve(
 
 app.command(cls=Command, rich_help_panel="Server")(demo)
 _command: Callable[..., None]
-for _command in (tasks.enqueue, tasks.get, tasks.wait, tasks.cancel, tasks.retry):
+for _command in (tasks.enqueue, tasks.get, tasks.wait, changes.cancel, changes.retry, changes.delete):
     app.command(cls=Command, rich_help_panel="Tasks")(_command)
 app.command("list", cls=Command, rich_help_panel="Tasks")(tasks.list_tasks)
 app.command(cls=Command, rich_help_panel="Tasks")(tail)
 for _command in (top, operations.health, operations.queues, operations.workers, operations.drain, doctor):
     app.command(cls=Command, rich_help_panel="Operators")(_command)
+app.add_typer(queue.app, name="queue", rich_help_panel="Operators")
+app.command(cls=Command, rich_help_panel="Access")(token)
+app.add_typer(keys.app, name="keys", rich_help_panel="Access")
+app.command(cls=Command, rich_help_panel="Access")(tenants.tenants)
+app.add_typer(tenants.app, name="tenant", rich_help_panel="Access")
+
+
+def _where_tokens_are(chosen: Settings) -> str:
+    if not chosen.authenticates():
+        return ""
+    if chosen.jwt_secret is not None:
+        return "\nIt asks for a token: [bold]export GATEWAY_TOKEN=$(gateway token)[/]"
+    if chosen.api_keys:
+        return "\nIt asks for a key: [bold]export GATEWAY_TOKEN=$(gateway keys create me --local)[/]"
+    return "\nIt asks for a token of your issuer, in GATEWAY_TOKEN."
 
 
 def _settings(host: str | None, port: int | None) -> Settings:

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.command_line import ESCAPE, run, terminal
-from tests.harness import LiveGateway, RedisServer
+from tests.credentials import OTHER_SECRET, SECRET, key_pair, key_set, token
+from tests.harness import LiveGateway, RedisServer, live_gateway
 
 
 async def examine(folder: Path, *, port: str = "0", **env: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -65,12 +66,51 @@ async def test_a_bad_setting_is_a_problem_that_names_it(tmp_path: Path, env: dic
     assert words in found["settings"]["text"]
 
 
-async def test_settings_that_do_nothing_and_an_open_door_are_warnings(tmp_path: Path) -> None:
+async def test_settings_that_do_nothing_are_warnings_and_an_open_door_is_a_problem(tmp_path: Path) -> None:
     code, found = await examine(tmp_path, DATABASE_URL="postgres://x", HOST="0.0.0.0")
-    assert code == 0
+    assert code == 1
     assert found["settings"]["level"] == "warning"
     assert "DATABASE_URL" in found["settings"]["text"]
-    assert found["access"]["level"] == "warning"
+    assert found["access"]["level"] == "problem"
+    assert "AUTH=none" in found["access"]["text"]
+    code, found = await examine(tmp_path, HOST="0.0.0.0", AUTH="none")
+    assert (code, found["access"]["level"]) == (0, "warning")
+    assert "anybody who reaches 0.0.0.0" in found["access"]["text"]
+
+
+async def test_who_may_do_what_is_said_and_weak_settings_are_warnings(tmp_path: Path) -> None:
+    _, found = await examine(tmp_path)
+    assert (found["access"]["level"], "anybody on this machine" in found["access"]["text"]) == ("ok", True)
+    code, found = await examine(tmp_path, HOST="0.0.0.0", JWT_SECRET=SECRET)
+    assert (code, found["access"]["level"]) == (0, "ok")
+    assert found["access"]["text"] == "asks who it is: JWT_SECRET, API keys"
+    _, found = await examine(tmp_path, JWT_SECRET="a" * 40)
+    assert (found["access"]["level"], "guessed" in found["access"]["text"]) == ("warning", True)
+    _, found = await examine(tmp_path, JWKS_URL="https://issuer.invalid/keys")
+    assert (found["access"]["level"], "JWT_AUDIENCE" in found["access"]["text"]) == ("warning", True)
+    (tmp_path / "keys.json").write_bytes(key_set(one=key_pair("EdDSA")))
+    _, found = await examine(tmp_path, JWKS_FILE="keys.json", JWT_AUDIENCE="us")
+    assert found["access"]["level"] == "ok"
+    (tmp_path / "keys.json").write_text("{}")
+    code, found = await examine(tmp_path, JWKS_FILE="keys.json", JWT_AUDIENCE="us")
+    assert (code, found["access"]["level"]) == (1, "problem")
+    (tmp_path / ".env").write_text(f"JWT_SECRET={SECRET}\n")
+    (tmp_path / ".env").chmod(0o644)
+    _, found = await examine(tmp_path)
+    assert (found["access"]["level"], found["access"]["do"]) == ("warning", "chmod 600 .env")
+    assert SECRET not in json.dumps(found)
+    (tmp_path / ".env").chmod(0o600)
+    _, found = await examine(tmp_path)
+    assert found["access"]["level"] == "ok"
+
+
+async def test_the_token_that_commands_would_send_is_tried(redis_url: str, tmp_path: Path) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        settings = {"port": str(gateway.port), "HOST": "127.0.0.1", "JWT_SECRET": SECRET}
+        for given, level in (("", "warning"), (token(OTHER_SECRET), "warning"), (token(scope="work"), "ok")):
+            _, found = await examine(tmp_path, **settings, GATEWAY_TOKEN=given)
+            assert found["token"]["level"] == level
+            assert not given or given not in json.dumps(found)
 
 
 async def test_an_unreachable_redis_is_a_problem_without_its_password(tmp_path: Path) -> None:

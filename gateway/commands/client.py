@@ -13,6 +13,7 @@ import msgspec
 import typer
 from typer.core import TyperCommand
 
+from gateway.commands.bearer import token_of
 from gateway.commands.output import (
     INTERRUPTED,
     REFUSED,
@@ -39,21 +40,45 @@ _NEXT_STEPS = {
     "queue_full": "start more workers, or raise TASK_QUEUE_SIZE; `gateway top` shows how fast it drains",
     "store_unavailable": "`gateway doctor` looks at Redis",
     "store_full": "give Redis more memory; `gateway doctor` shows how much it has",
+    "unauthenticated": "set GATEWAY_TOKEN, or name a file with --token-file; `gateway keys create` and `gateway token` "
+    "make one",
+    "invalid_token": "take another: `gateway keys list` shows which keys there are, `gateway token` makes one",
+    "insufficient_scope": "use a token that has it, made with --scope",
+    "forbidden_job_type": "name a job_type that the token is made for, or use a token without --job-type",
+    "forbidden_tenant": "use a token of that tenant, or one of the tenant `default` with the scope admin",
+    "identity_unavailable": "see that the gateway reaches JWKS_URL; its log says what went wrong",
+    "rate_limited": "{wait}; an administrator raises it with `gateway tenant set`",
+    "quota_exceeded": "{wait}, or let workers catch up; `gateway tenant show` tells what is held",
+    "key_not_found": "`gateway keys list` shows those there are",
+    "settings_changed": "repeat it",
+    "queue_not_found": "`gateway queues` shows those there are",
 }
 
 
 class Refused(Exception):
     """The gateway refused. problem: the RFC 9457 document it answered with."""
 
-    def __init__(self, status: int, raw: bytes) -> None:
+    def __init__(self, status: int, raw: bytes, retry_after_seconds: int | None = None) -> None:
         try:
             problem = json.loads(raw)
         except ValueError:
             problem = None
         self.status = status
         self.raw = raw
+        self.retry_after_seconds = retry_after_seconds
         self.problem: dict[str, Any] = problem if isinstance(problem, dict) else {}
         super().__init__(self.problem.get("detail", f"status {status}"))
+
+    @property
+    def code(self) -> str:
+        """The protocol's word for it; the status where what answered is no gateway."""
+        return str(self.problem.get("code", self.status))
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about it."""
+        known = _NEXT_STEPS.get(self.code)
+        return None if known is None else known.format(wait=f"wait {self.retry_after_seconds or 1} s")
 
 
 class Unreachable(Exception):
@@ -61,12 +86,20 @@ class Unreachable(Exception):
 
 
 class Answer:
-    """What the gateway answered. raw: the body's bytes; etag: to ask whether it changed."""
+    """What the gateway answered. raw: the body's bytes; etag: to ask whether it changed; retry_after_seconds: how long
+    to wait before asking again, where it said so."""
 
-    def __init__(self, status: int, raw: bytes, etag: str | None) -> None:
+    def __init__(self, status: int, raw: bytes, etag: str | None = None, retry_after: str | None = None) -> None:
         self.status = status
         self.raw = raw
         self.etag = etag
+        self.retry_after_seconds = int(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+
+    def granted(self) -> Answer:
+        """This answer. Raises Refused when it is none that was hoped for."""
+        if self.status >= 400:
+            raise Refused(self.status, self.raw, self.retry_after_seconds)
+        return self
 
     def json(self) -> Any:
         """Read the body; to print it, take `raw`, which keeps every digit. Raises Unreachable: it is no JSON."""
@@ -101,19 +134,22 @@ class Command(TyperCommand):
             if ctx.params.get("json_"):
                 print_raw(refusal.raw)
                 raise typer.Exit(REFUSED) from None
-            code = refusal.problem.get("code", str(refusal.status))
-            advice = _NEXT_STEPS.get(code)
-            fail(f"refused ({code}): {refusal}{f'. Next: {advice}' if advice else ''}", REFUSED)
+            fail(f"refused ({refusal.code}): {refusal}{f'. Next: {refusal.advice}' if refusal.advice else ''}", REFUSED)
 
 
 class Gateway:
-    """A gateway seen from outside. url: None takes HOST and PORT of the settings.
+    """A gateway seen from outside. url: None takes HOST and PORT of the settings. token_file: see `token_of`.
     timeout_seconds: how long it may be silent, which must be longer than what it is asked to wait.
+    anonymous: send no token, as to a gateway that was started for the moment.
 
     Every call raises Unreachable when no gateway answers.
     """
 
-    def __init__(self, url: str | None, *, timeout_seconds: float = 65) -> None:
+    def __init__(
+        self, url: str | None, token_file: str | None = None, *, timeout_seconds: float = 65, anonymous: bool = False
+    ) -> None:
+        token = None if anonymous else token_of(token_file)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.url = url.rstrip("/") if url is not None else _default_url()
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -129,12 +165,13 @@ class Gateway:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
         """Ask, whatever the answer."""
-        sent = {"Content-Type": "application/json", **(headers or {})} if body is not None else headers or {}
+        media = {} if body is None else {"Content-Type": "application/json"}
+        sent = {**self._headers, **media, **(headers or {})}
         for attempt in (1, 2):
             try:
                 self._connection.request(method, self._path + path, body, sent)
                 reply = self._connection.getresponse()
-                return Answer(reply.status, reply.read(), reply.headers["ETag"])
+                return Answer(reply.status, reply.read(), reply.headers["ETag"], reply.headers["Retry-After"])
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
                 # A kept connection may have been closed in the meantime; a fresh one decides.
                 self._connection.close()
@@ -147,9 +184,7 @@ class Gateway:
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
         """Ask for something that should be granted. Raises Refused."""
-        answer = self.request(method, path, body, headers)
-        if answer.status >= 400:
-            raise Refused(answer.status, answer.raw)
+        answer = self.request(method, path, body, headers).granted()
         if answer.raw and answer.raw.lstrip()[:1] not in (b"{", b"["):
             raise Unreachable(_NO_GATEWAY)
         return answer

@@ -22,7 +22,9 @@ import typer
 from rich.text import Text
 
 from gateway import __version__
-from gateway.commands.client import local_url
+from gateway.commands.access_checks import check_access
+from gateway.commands.bearer import token_of
+from gateway.commands.client import Gateway, local_url
 from gateway.commands.findings import Finding, Level, ok, problem, warning
 from gateway.commands.output import REFUSED, AsJson, plain, print_json, say
 from gateway.config import ConfigError, Settings, load
@@ -111,15 +113,9 @@ def _dependencies() -> Iterator[Finding]:
 def _settings(settings: Settings) -> Iterator[Finding]:
     where = "from the environment" + (" and .env" if Path(".env").is_file() else "")
     yield ok("settings", f"read {where}; no contradictions")
-    if settings.host not in ("127.0.0.1", "localhost", "::1"):
-        yield warning(
-            "access", f"listens on {settings.host} and asks nobody who they are",
-            "put a proxy with authentication in front, or set HOST=127.0.0.1",
-        )  # fmt: skip
     if settings.database_url is not None:
         yield warning("settings", "DATABASE_URL is not used: tasks are kept in Redis", "unset it")
-    if settings.rate_limit_per_minute is not None:
-        yield warning("settings", "RATE_LIMIT_PER_MINUTE is not enforced by this version", "limit rates in a proxy")
+    yield from check_access(settings)
 
 
 def _embedded(settings: Settings) -> Iterator[Finding]:
@@ -193,8 +189,26 @@ def _port(settings: Settings) -> Iterator[Finding]:
         yield problem("gateway", f"{version} at {where} is {status}", "look at its log; `gateway health` shows more")
     if version != __version__:
         yield warning("gateway", f"{version} runs, {__version__} is installed", "restart it")
+    yield from _token(settings)
     for one in health.get("warnings", []):
+        if one in settings.warnings():
+            continue  # said above, as a matter of access
         yield warning("gateway", plain(str(one)), "see the checks of Redis above, or the gateway's log")
+
+
+def _token(settings: Settings) -> Iterator[Finding]:
+    """Whether that gateway takes the token which commands here would send."""
+    if token_of(os.environ.get("GATEWAY_TOKEN_FILE")) is None:
+        if settings.authenticates():
+            yield warning("token", "there is none for commands to send", "set GATEWAY_TOKEN; `gateway token` makes one")
+        return
+    answer = Gateway(
+        local_url(settings.host, settings.port), os.environ.get("GATEWAY_TOKEN_FILE"), timeout_seconds=_PROBE_SECONDS
+    ).request("GET", "/queues")
+    if answer.status == 401:
+        yield warning("token", "that gateway refuses it", "set another as GATEWAY_TOKEN; `gateway token` makes one")
+    elif answer.status < 500:
+        yield ok("token", "that gateway takes it")
 
 
 def _health_of(settings: Settings) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from gateway.commands.bearer import TokenFile
 from gateway.commands.client import Gateway, Url
 from gateway.commands.output import (
     REFUSED,
@@ -25,9 +26,9 @@ from gateway.commands.output import (
 COUNTS = ("pending", "scheduled", "processing", "completed", "failed", "cancelled")
 
 
-def health(url: Url = None, json_: AsJson = False) -> None:
+def health(url: Url = None, token_file: TokenFile = None, json_: AsJson = False) -> None:
     """Ask the gateway how it is. Exits 0 when it can serve, 1 when it cannot, 3 when it does not answer."""
-    answer = Gateway(url).request("GET", "/health")
+    answer = Gateway(url, token_file).request("GET", "/health")
     if json_:
         print_raw(answer.raw)
     else:
@@ -39,9 +40,9 @@ def health(url: Url = None, json_: AsJson = False) -> None:
     raise typer.Exit(0 if answer.status == 200 else REFUSED)
 
 
-def queues(url: Url = None, json_: AsJson = False) -> None:
-    """List the queues and their counts."""
-    answer = Gateway(url).get("/queues")
+def queues(url: Url = None, token_file: TokenFile = None, json_: AsJson = False) -> None:
+    """List the queues, their counts, and which are paused."""
+    answer = Gateway(url, token_file).get("/queues")
     if json_:
         print_raw(_inner(answer.raw, "queues"))
         return
@@ -49,21 +50,24 @@ def queues(url: Url = None, json_: AsJson = False) -> None:
         [
             Column("queue"), Column("pending", 1, right=True), Column("scheduled", 4, right=True),
             Column("processing", 3, right=True), Column("completed", 6, right=True), Column("failed", 2, right=True),
-            Column("cancelled", 7, right=True), Column("oldest", 5, right=True),
+            Column("cancelled", 8, right=True), Column("oldest", 5, right=True), Column("paused", 7),
         ],
         terminal_width(),
     )  # fmt: skip
     found = answer.json()["queues"]
-    rows = [
-        [one["job_type"], *(str(one.get(name, 0)) for name in COUNTS), f"{one.get('oldest_pending_seconds', 0):.1f}s"]
+    rows: list[list[str | Text]] = [
+        [
+            one["job_type"], *(str(one.get(name, 0)) for name in COUNTS),
+            f"{one.get('oldest_pending_seconds', 0):.1f}s", Text("yes" if one.get("paused") else "", "yellow"),
+        ]
         for one in found
-    ]
+    ]  # fmt: skip
     print_lines(listing.lines(rows)) if rows else err.print("[dim]no queues yet: enqueue a task first[/]")
 
 
-def workers(url: Url = None, json_: AsJson = False) -> None:
+def workers(url: Url = None, token_file: TokenFile = None, json_: AsJson = False) -> None:
     """List the workers that polled lately."""
-    answer = Gateway(url).get("/workers")
+    answer = Gateway(url, token_file).get("/workers")
     if json_:
         print_raw(_inner(answer.raw, "workers"))
         return
@@ -90,11 +94,12 @@ def drain(
     stop: Annotated[bool, typer.Option("--stop", help="Tell it to stop at once instead of finishing.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the directive back.")] = False,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """Tell a worker to finish what it has and take no more. It hears of it in its next poll or heartbeat."""
     directive = "run" if undo else "stop" if stop else "drain"
-    answer = Gateway(url).ask("POST", f"/workers/{quote(worker_id, safe='')}/{directive}")
+    answer = Gateway(url, token_file).ask("POST", f"/workers/{quote(worker_id, safe='')}/{directive}")
     if json_:
         print_raw(answer.raw)
     else:

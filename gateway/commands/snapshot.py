@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.commands.client import Gateway, Unreachable
+from gateway.commands.client import Answer, Gateway, Unreachable
 
 _BUCKET = re.compile(r'tasks_gateway_dispatch_latency_seconds_bucket\{le="([^"]+)"\} (\S+)')
 _DONE = ("completed", "failed", "cancelled")
@@ -75,14 +75,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def look(gateway: Gateway) -> Look:
-    """Look at a gateway; one whose Redis is away shows its health and nothing else. Raises Unreachable."""
+    """Look at a gateway; one whose Redis is away shows its health and nothing else. Raises Unreachable, Refused."""
     health = gateway.request("GET", "/health").json()
     if not isinstance(health, dict) or "status" not in health:
         raise Unreachable(f"what answers at {gateway.url} is no gateway; is the address right?")
     at = time.monotonic()
-    queues = gateway.request("GET", "/queues")
-    workers = gateway.request("GET", "/workers")
-    metrics = gateway.request("GET", "/metrics")
+    queues, workers, metrics = (_seen(gateway.request("GET", path)) for path in ("/queues", "/workers", "/metrics"))
     return Look(
         at,
         health,
@@ -133,6 +131,11 @@ def quantile(buckets: dict[float, float], share: float) -> float | None:
 def encode(snapshot: Snapshot) -> bytes:
     """The snapshot as JSON text."""
     return json.dumps(snapshot.json(), ensure_ascii=False).encode()
+
+
+def _seen(answer: Answer) -> Answer:
+    """Raises Refused for what is not a matter of Redis: who asks, and how often."""
+    return answer.granted() if answer.status in (401, 403, 429) else answer
 
 
 def _busiest(worker: dict[str, Any]) -> tuple[int, str]:

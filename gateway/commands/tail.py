@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from gateway.commands.bearer import TokenFile
 from gateway.commands.client import Gateway, Refused, Unreachable, Url, path_of
 from gateway.commands.output import REFUSED, AsJson, err, painted, plain, print_raw, say, terminal_width
 from gateway.commands.tasks import FINAL, reason
@@ -30,13 +31,14 @@ def tail(
     task_id: Annotated[str | None, typer.Argument(help="One task; without it, all.", show_default=False)] = None,
     interval: Annotated[float | None, typer.Option(min=0.1, max=60, help="Seconds between two looks.")] = None,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """Follow one task until it is final (exits 0 when it completed, 1 when not), or the state changes of all.
 
     --json prints an event a line.
     """
-    gateway = Gateway(url, timeout_seconds=10)
+    gateway = Gateway(url, token_file, timeout_seconds=10)
     if task_id is None:
         _follow_all(gateway, interval or 1.0, as_json=json_)
     else:
@@ -206,6 +208,7 @@ def _patiently(look: Callable[[], None], *, first: bool) -> None:
     """Look; where the gateway or its Redis is away for a while, look again until it is back."""
     away = False
     while True:
+        pause_seconds = 1
         try:
             look()
         except Unreachable as error:
@@ -215,7 +218,7 @@ def _patiently(look: Callable[[], None], *, first: bool) -> None:
         except Refused as refusal:
             if first or not refusal.problem.get("retryable"):
                 raise
-            problem = str(refusal)
+            problem, pause_seconds = str(refusal), refusal.retry_after_seconds or 1
         else:
             if away:
                 err.print("[dim]back again[/]")
@@ -223,7 +226,7 @@ def _patiently(look: Callable[[], None], *, first: bool) -> None:
         if not away:
             err.print(f"{problem}; trying again", markup=False, soft_wrap=True)
         away = True
-        time.sleep(1)
+        time.sleep(pause_seconds)
 
 
 def _event_line(event: dict[str, Any], task: dict[str, Any]) -> Text:

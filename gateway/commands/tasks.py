@@ -1,4 +1,4 @@
-"""Commands about tasks: enqueue, get, list, wait, cancel, retry."""
+"""Commands about tasks: enqueue, get, list, wait."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from gateway.commands.bearer import TokenFile
 from gateway.commands.client import Answer, Gateway, Refused, TaskIdArgument, Url, path_of
 from gateway.commands.output import (
     REFUSED,
@@ -55,10 +56,11 @@ def enqueue(
     tag: Annotated[list[str] | None, typer.Option(help="name:value; may be repeated.")] = None,
     wait: _Wait = None,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """Enqueue a task and print its id, or many from an NDJSON file."""
-    gateway = Gateway(url)
+    gateway = Gateway(url, token_file)
     if file is not None:
         _enqueue_file(gateway, file, job_type, as_json=json_)
         return
@@ -94,10 +96,11 @@ def get(
     task_id: TaskIdArgument,
     wait: _Wait = None,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """Show a task: everything that is known of it, its history and its log."""
-    gateway = Gateway(url)
+    gateway = Gateway(url, token_file)
     answer = gateway.get(path_of(task_id)) if wait is None else _await_end(gateway, task_id, wait)
     print_raw(answer.raw) if json_ else show(answer.raw)
 
@@ -109,10 +112,11 @@ def list_tasks(
     worker: Annotated[str | None, typer.Option(help="Tasks that this worker had.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks to list.")] = 50,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """List tasks, newest first. --json prints a task a line."""
-    pages = Gateway(url).pages(limit, status=status, job_type=job_type, tag=tag, worker_id=worker)
+    pages = Gateway(url, token_file).pages(limit, status=status, job_type=job_type, tag=tag, worker_id=worker)
     if json_:
         for page in pages:
             for task in page:
@@ -138,22 +142,13 @@ def wait(
     task_id: TaskIdArgument,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 3600.0,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """Wait for a task's end. Exits 0 when it completed, 1 when it did not."""
-    answer = _await_end(Gateway(url), task_id, timeout)
+    answer = _await_end(Gateway(url, token_file), task_id, timeout)
     print_raw(answer.raw) if json_ else show(answer.raw)
     raise typer.Exit(0 if answer.json()["status"] == "completed" else REFUSED)
-
-
-def cancel(task_id: TaskIdArgument, url: Url = None, json_: AsJson = False) -> None:
-    """Cancel a task: at once while it waits; a running one when its worker hears of it."""
-    _change("DELETE", path_of(task_id), url, as_json=json_)
-
-
-def retry(task_id: TaskIdArgument, url: Url = None, json_: AsJson = False) -> None:
-    """Send a failed or cancelled task back to its queue, with fresh attempts."""
-    _change("POST", path_of(task_id, "retry"), url, as_json=json_)
 
 
 def show(raw: bytes) -> None:
@@ -201,16 +196,6 @@ def _row(task: dict[str, Any], *, for_people: bool) -> list[str | Text]:
         task["id"], painted(task["status"]), f"{task['attempt']}/{task['max_attempts']}", created,
         task.get("worker_id", ""), task.get("title", ""),
     ]  # fmt: skip
-
-
-def _change(method: str, path: str, url: str | None, *, as_json: bool) -> None:
-    answer = Gateway(url).ask(method, path)
-    task = answer.json()
-    if as_json:
-        print_raw(answer.raw)
-    else:
-        asked = " (its worker was asked to stop)" if task.get("cancel_requested") else ""
-        say(Text.assemble(f"{task['id']} is ", painted(task["status"]), asked))
 
 
 def _await_end(gateway: Gateway, task_id: str, seconds: float) -> Answer:

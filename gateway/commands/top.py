@@ -16,7 +16,8 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from gateway.commands.client import Gateway, Unreachable, Url
+from gateway.commands.bearer import TokenFile
+from gateway.commands.client import Gateway, Refused, Unreachable, Url
 from gateway.commands.output import AsJson, Column, Listing, age, out, plain, print_lines, print_raw, terminal_width
 from gateway.commands.snapshot import Look, Snapshot, compare, encode, look
 
@@ -37,6 +38,7 @@ def top(
     interval: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between two frames.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,
     url: Url = None,
+    token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """Watch queues, rates, workers and latency live. q or Ctrl+C ends.
@@ -44,7 +46,7 @@ def top(
     Rates and latencies are those of the time since the last frame. Without a terminal, with --once and with --json it
     looks twice, an interval apart (a second, unless given), and prints what it saw.
     """
-    gateway = Gateway(url, timeout_seconds=5)
+    gateway = Gateway(url, token_file, timeout_seconds=5)
     first = look(gateway)
     if once or json_ or not (sys.stdout.isatty() and sys.stdin.isatty()):
         time.sleep(min(interval, 1.0))
@@ -172,12 +174,16 @@ def _watch(gateway: Gateway, before: Look, interval: float) -> None:
                 if key in (b"q", b"Q", b"\x03", b"\x04"):
                     return
                 live.refresh()  # a new size, or a key that means nothing
+            pause = interval
             try:
                 now = look(gateway)
                 shown, before, note = compare(before, now), now, ""
             except Unreachable:
                 note = "no gateway answers"
-            due = time.monotonic() + interval
+            except Refused as refusal:
+                note = f"refused ({refusal.code}): {refusal}"
+                pause = max(pause, float(refusal.retry_after_seconds or 0))
+            due = time.monotonic() + pause
 
 
 @contextlib.contextmanager

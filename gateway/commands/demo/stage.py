@@ -95,7 +95,8 @@ class Stage:
                 [sys.executable, "-m", "gateway", "serve"], cwd=self.folder, env=env, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
-        found = Gateway(self.wait_for(self._url, _START_SECONDS, "the gateway did not start"))
+        url = self.wait_for(self._url, _START_SECONDS, "the gateway did not start")
+        found = Gateway(url, anonymous=True)
         self.wait_for(lambda: _is_ready(found), _START_SECONDS, "the gateway did not become ready")
         return found
 
@@ -180,7 +181,9 @@ def _major_version(node: str) -> int:
 
 def _our_variables() -> set[str]:
     """Settings of the user's own gateway, which the demo's must not take."""
-    return {name for row in table() for name in row.variables} | {"GATEWAY_URL"}
+    return {name for row in table() for name in row.variables} | {
+        "GATEWAY_URL", "GATEWAY_TOKEN", "GATEWAY_TOKEN_FILE",
+    }  # fmt: skip
 
 
 def _is_ready(found: Gateway) -> bool:
