@@ -64,6 +64,7 @@ async def run(plan: Plan) -> Report:
             await asyncio.to_thread(node.end, signal.SIGTERM)
         stuck = await _drain(arena, plan.drain_seconds)
         left = await contents.read(arena.gateways[0].url, arena.redis.url)
+        (plan.folder / "contents.json").write_bytes(msgspec.json.encode(left))
     finally:
         await arena.stop()
     operations, done = history.read(plan.folder)

@@ -64,7 +64,8 @@ def _doubts(timeline: Timeline) -> list[tuple[float, float]]:
     for fault in timeline.faults:
         if fault.name == "gateway_kill":
             kills[fault.target].append(fault)
-    spans = []
+    # A gateway that is stopped sends polls home and puts back what it was about to give them.
+    spans = [(fault.at, fault.until) for fault in timeline.faults if fault.name == "gateway_term"]
     for poll in timeline.lost_polls:
         # What died with its gateway is not put back: its lease lapses, and the attempt counts. So with a 503.
         unknown = poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)])

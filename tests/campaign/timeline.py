@@ -181,13 +181,24 @@ def _note_grants(timeline: Timeline, operation: Operation) -> None:
             if known.task != task or abs(known.at - at) > ROUNDING_SECONDS:
                 timeline.reused_tokens.append((task, token))
             continue
-        again = at < operation.start - ROUNDING_SECONDS
+        # A hand-out that was repeated, by the client or within the gateway, tells what is left of its lease.
+        whole = abs(lease - _lease_asked_for(timeline, operation, payload)) < ROUNDING_SECONDS
+        least = at if at > operation.start - ROUNDING_SECONDS else operation.start
         grant = Grant(
             task, token, at, attempt, max_attempts, payload, operation.client, operation.start, operation.end,
-            (operation.start if again else at) + lease, (operation.end if again else at) + lease,
+            least + lease, (at if whole else operation.end) + lease,
         )  # fmt: skip
         timeline.by_token[token] = grant
         timeline.grants[task].append(grant)
+
+
+def _lease_asked_for(timeline: Timeline, operation: Operation, payload: str) -> float:
+    """How long a lease of this task is when this poll is its first; infinite when nobody knows."""
+    item = timeline.items.get(payload)
+    if item is None:
+        return float("inf")
+    asked = operation.facts.get("next", operation.facts).get("lease_seconds") or item.asked.get("lease_seconds", 30)
+    return float(min(asked, item.asked.get("timeout_seconds", asked)))
 
 
 def _note_reports(timeline: Timeline, operation: Operation) -> None:
