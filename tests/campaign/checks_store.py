@@ -11,11 +11,11 @@ from tests.campaign.violations import Violation
 _ONLY_LIVE = ("arq:job:", "arq:in-progress:", "arq:retry:")
 # Of a queue: kept for ever, one each; and those that must be gone, or go by themselves.
 _OF_QUEUE = re.compile(r"tg:\{[^{}:]*:[^{}]*\}:(?P<part>[a-z]+)(:.*)?", re.DOTALL)
-_KEPT = ("completed", "failed", "cancelled", "expiry", "seq", "totals")
-_GONE = ("live", "expires", "unique")
+_KEPT = ("completed", "failed", "cancelled", "expiry", "seq", "totals", "settings", "pace")
+_GONE = ("live", "expires", "unique", "running", "heldby")
 _WITH_TTL = ("waiting", "wants", "watch", "trail", "log", "poll")
 _LEAST_RESULT_MS = 10_000
-_KEPT_ELSEWHERE = re.compile(r"tg:\{(queues|workers:[^{}]*)\}(:seen|:facts|:directives)?")
+_KEPT_ELSEWHERE = re.compile(r"tg:\{(queues|schema|keys|tenants|workers:[^{}]*)\}(:\w+)?")
 
 
 def check(contents: Contents) -> Iterator[Violation]:
@@ -51,7 +51,7 @@ def _problem(name: str, ttl_ms: int) -> str:
         return "key without an owner"
     if name.startswith("arq:queue:") or _KEPT_ELSEWHERE.fullmatch(name):
         return ""
-    if name.startswith(("arq:result:", "tg:{idempotency:")):
+    if name.startswith(("arq:result:", "tg:{idempotency:", "tg:{limit:")):
         return "" if ttl_ms >= 0 else "key without a TTL"
     match = _OF_QUEUE.fullmatch(name)
     part = match["part"] if match else ""
