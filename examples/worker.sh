@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # A worker in bash and curl: SHA-256, lines and words of the files named by {"path": "a"} or {"files": ["a", "b"]}.
-# Without a JSON parser it relies on "Replies for scripts" in docs/protocol.md: no spaces, a task starts with id,
-# job_type, status, payload and ends with its lease. \u in names becomes UTF-8, but pairs of them (emoji) do not.
+# No JSON parser: see "Replies for scripts" in docs/protocol.md. \u in names becomes UTF-8, but pairs (emoji) do not.
 set -um -o pipefail; export LC_ALL=C.UTF-8  # -m: a background job is a process group of its own; `end` ends all of it
 url=${GATEWAY_URL:-http://127.0.0.1:8080} worker=${WORKER_ID:-bash-$HOSTNAME-$$} type=${TASK_TYPE:-file_process}
 text='"([^"\]|\\.)*"' s='[[:space:]]*' folder=$(mktemp -d) poll_id=$EPOCHREALTIME job='' last='' stopped=''
 begin='^HTTP/.*"tasks":\[\{"id":"([^"]+)","job_type":"[^"]+","status":"processing","payload":'
 names="^\{$s(\"path\"$s:$s$text|\"files\"$s:$s\[$s$text($s,$s$text)*$s\])$s\}"
-post() { curl -si -m 70 -H 'Content-Type: application/json' -H 'Expect:' --data-binary @- "$url$1" <<<"$2"; }
+ask() { curl -s -H @/dev/fd/3 "$@" 3<<<"${GATEWAY_TOKEN:+Authorization: Bearer $GATEWAY_TOKEN}"; }
+post() { ask -i -m 70 -H 'Content-Type: application/json' -H 'Expect:' --data-binary @- "$url$1" <<<"$2"; }
 end() { kill -KILL -- "-$1"; } 2>/dev/null; trap 'stopped=1 last=1; end "$job"' TERM INT  # a new fork may miss TERM
 ended() { if [[ $stopped ]]; then end "$1"; fi; wait "$1" || wait "$1"; } 2>/dev/null  # a signal ends one wait early
-trap 'rm -rf "$folder"; curl -s -m 5 -o /dev/null -X DELETE "$url/workers/${worker//\//%2F}"' EXIT  # no lease is left
+trap 'rm -rf "$folder"; ask -m 5 -o /dev/null -X DELETE "$url/workers/${worker//\//%2F}"' EXIT  # no lease is left
 report() {  # verb, members: again while no gateway answers, which is safe; 409: another has the task
   until reply=$(post "/tasks/$id/$1" "{\"lease_token\":\"$token\"$2}"); [[ $reply == HTTP/*\ [24]* || $stopped ]]
   do sleep 1; done; echo "$worker: $1 $id: ${reply%%$'\r'*}" >&2; }

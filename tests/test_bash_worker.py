@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import LiveGateway, wait_until
+from tests.credentials import SECRET, bearer, token
+from tests.harness import LiveGateway, live_gateway, wait_until
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "worker.sh"
@@ -28,9 +29,9 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f"not on this machine: {',
 class BashWorker:
     """A running worker.sh. Its log goes to a file beside its work."""
 
-    def __init__(self, gateway_url: str, folder: Path) -> None:
+    def __init__(self, gateway_url: str, folder: Path, **env: str) -> None:
         self.log = folder / "worker.log"
-        env = {**os.environ, "GATEWAY_URL": gateway_url, "WORKER_ID": "bash-1", "LC_ALL": "C"}
+        env = {**os.environ, "GATEWAY_URL": gateway_url, "WORKER_ID": "bash-1", "LC_ALL": "C", **env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([SCRIPT], cwd=folder, env=env, stderr=log, start_new_session=True)
 
@@ -49,8 +50,8 @@ class BashWorker:
 
 
 @contextlib.asynccontextmanager
-async def bash_worker(gateway: LiveGateway, folder: Path) -> AsyncIterator[BashWorker]:
-    worker = BashWorker(gateway.url, folder)
+async def bash_worker(gateway: LiveGateway, folder: Path, **env: str) -> AsyncIterator[BashWorker]:
+    worker = BashWorker(gateway.url, folder, **env)
     try:
         yield worker
     finally:
@@ -315,3 +316,27 @@ def test_it_stays_short() -> None:
     lines = SCRIPT.read_text().splitlines()
     assert len(lines) < 40
     assert max(map(len, lines)) <= 120
+
+
+def _arguments_of_all() -> bytes:
+    """What everybody on the machine can read of processes."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(file.read_bytes())
+    return b"\n".join(found)
+
+
+async def test_its_token_is_sent_but_stands_in_no_argument(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one\n")
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        gateway.client.headers.update(bearer(token()))
+        secret = token(scope="work")
+        async with bash_worker(gateway, tmp_path, GATEWAY_TOKEN=secret) as worker:
+            done = await final(gateway, await gateway.enqueue("file_process", payload={"path": "a"}))
+            assert done["status"] == "completed"
+            # It polls again: the curl that does so has the address among its arguments, and nothing secret.
+            await wait_until(lambda: f"{gateway.url}/poll".encode() in _arguments_of_all())
+            assert secret.encode() not in _arguments_of_all()
+            assert await worker.end() == 0
+        assert (await gateway.get("/workers")).json()["workers"] == []

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.credentials import SECRET, bearer, token
 from tests.harness import Clock, LiveGateway, live_gateway, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -135,11 +136,13 @@ class RunningWorker:
 
 
 @contextlib.asynccontextmanager
-async def running(command: list[str], url: str, folder: Path, worker_id: str = "w-1") -> AsyncIterator[RunningWorker]:
+async def running(
+    command: list[str], url: str, folder: Path, worker_id: str = "w-1", **env: str
+) -> AsyncIterator[RunningWorker]:
     """Run a worker until the block ends."""
     log = folder / f"{worker_id}.log"
     with log.open("ab") as file:
-        environment = {**os.environ, "GATEWAY_URL": url, "WORKER_ID": worker_id}
+        environment = {**os.environ, "GATEWAY_URL": url, "WORKER_ID": worker_id, **env}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
     try:
         yield RunningWorker(process, log)
@@ -390,6 +393,30 @@ async def test_repeats_what_was_lost_on_the_way(
             again = await wait_final(gateway, await gateway.enqueue(JOB_TYPE, payload={"path": str(file)}))
             assert again["status"] == "completed"
         assert relay.to_lose == []
+
+
+async def test_says_who_it_is(command: list[str], redis_url: str, tmp_path: Path, file: Path) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        gateway.client.headers.update(bearer(token()))
+        task = await gateway.enqueue(JOB_TYPE, payload={"path": str(file)})
+        secret = token(scope="work")
+        async with running(command, gateway.url, tmp_path, GATEWAY_TOKEN=secret) as worker:
+            assert (await wait_final(gateway, task))["status"] == "completed"
+            worker.process.send_signal(signal.SIGTERM)
+            assert await worker.exit_code() == 0
+        assert (await gateway.get("/workers")).json()["workers"] == []
+        assert "unauthenticated" not in worker.log.read_text()
+        assert secret not in worker.log.read_text()
+
+
+async def test_a_producer_says_who_it_is(producer: list[str], redis_url: str, tmp_path: Path, file: Path) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        env = {"GATEWAY_URL": gateway.url, "GATEWAY_TOKEN": token()}
+        async with running([sys.executable, str(EXAMPLES / "python/worker.py")], gateway.url, tmp_path, **env):
+            done = await asyncio.to_thread(
+                subprocess.run, [*producer, str(file)], env={**os.environ, **env}, capture_output=True, timeout=20
+            )
+        assert b"completed" in done.stdout
 
 
 async def test_a_batch_and_a_single_task_wait_for_room(

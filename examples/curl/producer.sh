@@ -5,8 +5,9 @@ gateway=${GATEWAY_URL:-http://127.0.0.1:8080}
 
 # GET, or POST a body. --retry comes again after a 429 or 503, when Retry-After says; it gives up after two minutes.
 call() { # path, curl's options
-  curl -sSf --max-time 60 --retry 20 --retry-max-time 120 -H 'Content-Type: application/json' \
-    "$gateway$1" "${@:2}"
+  # The token goes by a file: other users can read arguments.
+  curl -sSf --max-time 60 --retry 20 --retry-max-time 120 -H 'Content-Type: application/json' -H @/dev/fd/3 \
+    "$gateway$1" "${@:2}" 3<<<"${GATEWAY_TOKEN:+Authorization: Bearer $GATEWAY_TOKEN}"
 }
 
 # A file's name as a JSON string.

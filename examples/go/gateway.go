@@ -42,6 +42,9 @@ func send(ctx context.Context, method, path string, content []byte) (int, object
 		return 0, nil, err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if token := os.Getenv("GATEWAY_TOKEN"); token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, nil, err

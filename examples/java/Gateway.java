@@ -11,6 +11,7 @@ import java.util.Map;
 /** The HTTP side of a worker. */
 final class Gateway {
     private static final String URL = System.getenv().getOrDefault("GATEWAY_URL", "http://127.0.0.1:8080");
+    private static final String TOKEN = System.getenv().getOrDefault("GATEWAY_TOKEN", "");
     private static final HttpClient HTTP = HttpClient.newHttpClient();
 
     /** body: empty where the reply has none. */
@@ -26,14 +27,16 @@ final class Gateway {
 
     /** Sends one request. Status 0: no gateway had an answer. */
     static Reply send(String method, String path, Map<String, ?> body, int seconds) {
-        HttpRequest request = HttpRequest.newBuilder(URI.create(URL + path))
+        HttpRequest.Builder request = HttpRequest.newBuilder(URI.create(URL + path))
                 .version(HttpClient.Version.HTTP_1_1)
                 .timeout(Duration.ofSeconds(seconds))
                 .header("Content-Type", "application/json")
-                .method(method, BodyPublishers.ofString(Json.write(body)))
-                .build();
+                .method(method, BodyPublishers.ofString(Json.write(body)));
+        if (!TOKEN.isEmpty()) {
+            request.header("Authorization", "Bearer " + TOKEN);
+        }
         try {
-            HttpResponse<String> reply = HTTP.send(request, BodyHandlers.ofString());
+            HttpResponse<String> reply = HTTP.send(request.build(), BodyHandlers.ofString());
             if (reply.statusCode() >= 400) {
                 System.err.println(path + ": " + reply.statusCode() + " " + reply.body());
             }

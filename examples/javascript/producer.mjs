@@ -4,11 +4,12 @@ import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const GATEWAY = process.env.GATEWAY_URL ?? "http://127.0.0.1:8080";
+const TOKEN = process.env.GATEWAY_TOKEN && { Authorization: `Bearer ${process.env.GATEWAY_TOKEN}` };
 
 // GET, or POST a body. Comes again when a gateway has no room, or no time: after as long as it asks for.
 async function call(path, body, headers = {}) {
   const options = { method: body ? "POST" : "GET", body: JSON.stringify(body), signal: AbortSignal.timeout(60_000) };
-  options.headers = { "Content-Type": "application/json", ...headers };
+  options.headers = { "Content-Type": "application/json", ...TOKEN, ...headers };
   const reply = await fetch(GATEWAY + path, options);
   if (reply.status === 429 || reply.status === 503) {
     await sleep(Number(reply.headers.get("Retry-After")) * 1000);

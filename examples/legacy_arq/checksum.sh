@@ -7,9 +7,10 @@ set -um  # -m: a background job is a process group of its own, and ends whole
 url=${GATEWAY_URL:-http://127.0.0.1:8080} worker=${WORKER_ID:-checksum-$HOSTNAME-$$} folder=$(mktemp -d)
 trap 'exit 0' TERM INT
 # Signing off gives back what is in hand.
-trap 'end $(jobs -p); curl -s -m 5 -o /dev/null -X DELETE "$url/workers/$worker"; rm -rf "$folder"' EXIT
+trap 'end $(jobs -p); ask -m 5 -o /dev/null -X DELETE "$url/workers/$worker"; rm -rf "$folder"' EXIT
 end() { for job; do kill -- "-$job"; done; } 2>/dev/null
-post() { curl -s -m 65 -o "$2" -w '%{http_code}' -H 'Content-Type: application/json' --data-binary @- "$url$1"; }
+ask() { curl -s -H @/dev/fd/3 "$@" 3<<<"${GATEWAY_TOKEN:+Authorization: Bearer $GATEWAY_TOKEN}"; }
+post() { ask -m 65 -o "$2" -w '%{http_code}' -H 'Content-Type: application/json' --data-binary @- "$url$1"; }
 with() { jq -c --arg lease_token "$token" '{$lease_token} + .' <<<"$1"; }
 
 keep() {  # heartbeats; the work ends when the lease is lost or the task is cancelled

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const GATEWAY = process.env.GATEWAY_URL ?? "http://127.0.0.1:8080";
 const WORKER = process.env.WORKER_ID ?? `node-${randomUUID().slice(0, 8)}`;
+const TOKEN = process.env.GATEWAY_TOKEN && { Authorization: `Bearer ${process.env.GATEWAY_TOKEN}` };
 const stopping = new AbortController();
 process.on("SIGTERM", () => stopping.abort()).on("SIGINT", () => stopping.abort());
 
@@ -23,7 +24,7 @@ async function fileProcess({ path, seconds = 0 }, signal) {
 // Sends a request. Status 0: no gateway had an answer.
 async function send(method, path, body, seconds = 10, signal = undefined) {
   const timeout = AbortSignal.timeout(seconds * 1000);
-  const options = { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const options = { method, headers: { "Content-Type": "application/json", ...TOKEN }, body: JSON.stringify(body) };
   options.signal = signal ? AbortSignal.any([timeout, signal]) : timeout;
   try {
     const reply = await fetch(GATEWAY + path, options);
@@ -41,8 +42,7 @@ async function send(method, path, body, seconds = 10, signal = undefined) {
 async function insist(path, body, seconds) {
   for (let backoff = 100; ; backoff = Math.min(2 * backoff, 10_000)) {
     const reply = await send("POST", path, body, seconds, stopping.signal);
-    const answered = reply.status > 0 && reply.status < 500 && reply.status !== 429;
-    if (answered || stopping.signal.aborted) return reply;
+    if ((reply.status > 0 && reply.status < 500 && reply.status !== 429) || stopping.signal.aborted) return reply;
     await sleep(backoff * (0.5 + Math.random() / 2), undefined, { signal: stopping.signal }).catch(() => {});
   }
 }

@@ -3,6 +3,7 @@
 declare(strict_types=1);
 
 define('GATEWAY', getenv('GATEWAY_URL') ?: 'http://127.0.0.1:8080');
+define('AUTHORIZATION', getenv('GATEWAY_TOKEN') ? 'Authorization: Bearer ' . getenv('GATEWAY_TOKEN') . "\r\n" : '');
 const STOPS = [SIGTERM, SIGINT];
 
 class Stopped extends Exception
@@ -25,7 +26,7 @@ function send(string $method, string $path, array $body): array
     }
     $length = strlen($content);
     $head = "$method $path HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: $length";
-    fwrite($socket, "$head\r\n\r\n$content");
+    fwrite($socket, "$head\r\n" . AUTHORIZATION . "\r\n$content");
     stream_set_blocking($socket, false);
     for ($text = '', $until = time() + 35; !feof($socket) && time() < $until; $text .= fread($socket, 65536)) {
         $waiting = [$socket];

@@ -9,12 +9,13 @@ import urllib.request
 from pathlib import Path
 
 GATEWAY = os.environ.get("GATEWAY_URL", "http://127.0.0.1:8080")
+TOKEN = {"Authorization": f"Bearer {token}"} if (token := os.environ.get("GATEWAY_TOKEN")) else {}
 
 
 def call(path, body=None, **headers):
     """GET, or POST a body. Comes again when a gateway has no room, or no time: after as long as it asks for."""
     data = json.dumps(body).encode() if body else None
-    request = urllib.request.Request(GATEWAY + path, data, {"Content-Type": "application/json", **headers})
+    request = urllib.request.Request(GATEWAY + path, data, {"Content-Type": "application/json", **TOKEN, **headers})
     while True:
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:

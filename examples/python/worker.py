@@ -15,23 +15,23 @@ from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 
-GATEWAY = os.environ.get("GATEWAY_URL", "http://127.0.0.1:8080")
+GATEWAY, JSON = os.environ.get("GATEWAY_URL", "http://127.0.0.1:8080"), {"Content-Type": "application/json"}
+TOKEN = {"Authorization": f"Bearer {token}"} if (token := os.environ.get("GATEWAY_TOKEN")) else {}
 WORKER = os.environ.get("WORKER_ID", f"python-{secrets.token_hex(4)}")
 
 
 def file_process(payload, let_go):
     """The work. Whatever takes long looks at `let_go` and ends early when that is set."""
     let_go.wait(payload.get("seconds", 0))
-    data = Path(payload["path"]).read_bytes()
-    counts = {"bytes": len(data), "lines": data.count(b"\n"), "words": len(data.split())}
-    return counts | {"sha256": sha256(data).hexdigest()}
+    raw = Path(payload["path"]).read_bytes()
+    return {"bytes": len(raw), "lines": raw.count(b"\n"), "words": len(raw.split()), "sha256": sha256(raw).hexdigest()}
 
 
 def call(method, path, body=None, tries=1):
     """Send a request. Returns status, directive and reply; status 0: nobody had an answer, however often asked."""
     data = json.dumps(body).encode() if body else None
     for attempt in range(tries):
-        request = urllib.request.Request(GATEWAY + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(GATEWAY + path, data, JSON | TOKEN, method=method)
         try:
             with urllib.request.urlopen(request, timeout=35 if path == "/poll" else 10) as reply:
                 return reply.status, reply.headers["X-Directive"], json.loads(reply.read() or b"{}")

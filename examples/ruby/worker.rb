@@ -6,6 +6,8 @@ require "securerandom"
 
 GATEWAY = URI(ENV.fetch("GATEWAY_URL", "http://127.0.0.1:8080"))
 WORKER = ENV.fetch("WORKER_ID") { "ruby-#{SecureRandom.hex(4)}" }
+HEADERS = { "Content-Type" => "application/json" }
+HEADERS["Authorization"] = "Bearer #{ENV["GATEWAY_TOKEN"]}" unless ENV["GATEWAY_TOKEN"].to_s.empty?
 
 # The work. Its thread is killed when the task is no longer ours: put into an `ensure` what must be undone.
 def file_process(payload)
@@ -19,7 +21,7 @@ end
 def call(method, path, body = nil, seconds: 35)
   options = { use_ssl: GATEWAY.scheme == "https", open_timeout: 5, read_timeout: seconds }
   Net::HTTP.start(GATEWAY.host, GATEWAY.port, options) do |http|
-    reply = http.send_request(method, path, body && JSON.generate(body), "Content-Type" => "application/json")
+    reply = http.send_request(method, path, body && JSON.generate(body), HEADERS)
     warn "#{WORKER} #{path} #{reply.code} #{reply.body}" if reply.code >= "400"
     [reply.code.to_i, reply["X-Directive"], reply.code == "200" ? JSON.parse(reply.body) : {}]
   end

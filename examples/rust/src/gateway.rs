@@ -5,9 +5,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
 use std::time::Duration;
 use std::{env, thread};
-use ureq::Agent;
+use ureq::{Agent, RequestBuilder};
 
 static URL: LazyLock<String> = LazyLock::new(|| env::var("GATEWAY_URL").unwrap_or("http://127.0.0.1:8080".into()));
+static TOKEN: LazyLock<String> = LazyLock::new(|| env::var("GATEWAY_TOKEN").unwrap_or_default());
 static AGENT: LazyLock<Agent> = LazyLock::new(|| {
     let config = Agent::config_builder().http_status_as_error(false);
     config.timeout_global(Some(Duration::from_secs(35))).build().into()
@@ -37,7 +38,7 @@ fn post(path: &str, body: &Value) -> Result<(u16, Value), ureq::Error> {
     let request = AGENT
         .post(format!("{}{path}", *URL))
         .header("Content-Type", "application/json");
-    let mut reply = request.send(body.to_string())?;
+    let mut reply = authorized(request).send(body.to_string())?;
     let text = reply.body_mut().read_to_string()?;
     let mut members: Value = serde_json::from_str(&text).unwrap_or_default();
     if let Some(directive) = reply.headers().get("X-Directive") {
@@ -48,10 +49,17 @@ fn post(path: &str, body: &Value) -> Result<(u16, Value), ureq::Error> {
 
 /// Tells the gateway that a worker is gone, which gives back what it has in hand, too.
 pub fn sign_off(worker: &str) {
-    let request = AGENT.delete(format!("{}/workers/{worker}", *URL)).config();
+    let request = authorized(AGENT.delete(format!("{}/workers/{worker}", *URL))).config();
     if let Err(error) = request.timeout_global(Some(Duration::from_secs(3))).build().call() {
         eprintln!("could not sign off: {error}");
     }
+}
+
+fn authorized<B>(request: RequestBuilder<B>) -> RequestBuilder<B> {
+    if TOKEN.is_empty() {
+        return request;
+    }
+    request.header("Authorization", format!("Bearer {}", *TOKEN))
 }
 
 /// Any number: the library has no other source of them.
