@@ -12,7 +12,7 @@ from gateway.errors import QueueFull, StoreFull
 from gateway.store.idempotency import Idempotency, Made
 from gateway.tasks import Status, TaskSpec
 from tests import lives
-from tests.harness import Clock, RedisServer, Store
+from tests.harness import Clock, RedisServer, Store, live_gateway
 
 
 class FullStore(Store):
@@ -132,6 +132,22 @@ async def test_a_poll_that_finds_nothing_still_registers(full: FullStore) -> Non
     await full.fill()
     claimed = await full.tasks.claim(lives.QUEUE, [Claim("w1", 1)], stays=True, others=0, waited_ms=0)
     assert claimed.registered
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_gateway_starts_over_a_full_redis_and_reports_work(private_redis: RedisServer, known: bool) -> None:
+    async with Redis(unix_socket_path=str(private_redis.socket)) as redis:
+        if known:
+            async with live_gateway(private_redis.url) as gateway:
+                await gateway.enqueue()
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("maxmemory", 1)
+        async with live_gateway(private_redis.url) as gateway:
+            assert (await gateway.get("/health/ready")).status_code == 200
+            assert (await gateway.post("/tasks", {"job_type": "demo"})).json()["code"] == "store_full"
+            if known:
+                (task,) = await gateway.poll()
+                assert (await gateway.report(task, "complete")).status_code == 200
 
 
 async def test_an_idempotency_key_of_what_was_made_before_redis_filled_up_is_finished(full: FullStore) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreFull, StoreUnavailable
 from gateway.store.connect import answering
 from gateway.store.keys import SCHEMA, Keys
 from gateway.tasks import Queue
@@ -132,8 +132,15 @@ class Registry:
         Data without one is of version 1: gateways did not write it then.
         """
         async with answering():
-            await self._redis.set(self._keys.schema, SCHEMA, nx=True)
             found = await self._redis.get(self._keys.schema)
+        if found is None:
+            try:
+                async with answering():
+                    await self._redis.set(self._keys.schema, SCHEMA, nx=True)
+                    found = await self._redis.get(self._keys.schema)
+            except StoreFull:
+                # There is none, and no room for it: the next look notes it.
+                return SCHEMA
         return int(found) if found is not None and found.isdigit() else 0
 
     async def server_facts(self) -> ServerFacts:
