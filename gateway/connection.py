@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 # Builds the JSON body of a refusal from status, code and detail; it has a `request_id`.
 Problem = Callable[[int, str, str], bytes]
+# Takes the scope of the request, status, headers, body.
+Reply = Callable[[MutableMapping[str, Any], int, list[tuple[bytes, bytes]], bytes], bool]
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +70,12 @@ def problem_body(status: int, code: str, detail: str) -> bytes:
 class Connection:
     """The client's end of a connection, for handlers that hold a request open."""
 
-    __slots__ = ("_callback", "closed")
+    __slots__ = ("_callback", "closed", "reply")
 
-    def __init__(self) -> None:
+    def __init__(self, reply: Reply) -> None:
+        """reply: answers the running request at once; False where only ASGI's own way can."""
         self.closed = False
+        self.reply = reply
         self._callback: Callable[[], object] | None = None
 
     def on_hang_up(self, callback: Callable[[], object] | None) -> None:

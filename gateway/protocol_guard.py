@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import MutableMapping
 from http import HTTPStatus
 from typing import Any, ClassVar, NoReturn
 
@@ -27,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.connection import Connection, Limits, Problem, problem_body
+from gateway.reply_writer import ReplyWriter
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 8 * 1024 * 1024
@@ -65,7 +67,8 @@ class GuardedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._connection = Connection()
+        self._connection = Connection(self._reply_at_once)
+        self._writer = ReplyWriter()
         self._extensions: dict[str, object] = {"gateway.connection": self._connection}
         self._backlog = b""  # received behind pipelined requests, not parsed yet
         self._requests = 0
@@ -212,6 +215,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._send_refusal(self._pending)
         elif self.flow.read_paused and not self._backlog and not self.pipeline:
             self._held_flow.release()
+
+    def _reply_at_once(
+        self, scope: MutableMapping[str, Any], status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> bool:
+        cycle = self._running
+        return cycle is not None and cycle.scope is scope and self._writer.write(cycle, status, headers, body)
 
     # The server's side
 

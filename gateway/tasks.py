@@ -193,6 +193,8 @@ class Ulids:
     def __init__(self) -> None:
         self._last_ms = 0
         self._tail = 0
+        self._start = _spell(0, 40)
+        self._steps: list[int] = []
 
     def make(self, now_ms: int | None = None) -> str:
         """Make the next id. now_ms: the store's clock, as far as it is known."""
@@ -200,11 +202,18 @@ class Ulids:
         if at_ms > self._last_ms:
             self._last_ms = at_ms
             self._tail = int.from_bytes(os.urandom(10)) & ((1 << 79) - 1)
+            self._start = _spell(at_ms, 40)
         else:
-            self._tail += 1 + int.from_bytes(os.urandom(4))
-        number = (self._last_ms << 80) | self._tail
-        pairs = _PAIRS
-        return "".join([pairs[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+            if not self._steps:
+                # A system call for each id would cost as much as all the rest of it.
+                self._steps = list(memoryview(os.urandom(1024)).cast("I"))
+            self._tail += 1 + self._steps.pop()
+        return self._start + _spell(self._tail, 70)
+
+
+def _spell(number: int, shift: int) -> str:
+    pairs = _PAIRS
+    return "".join([pairs[(number >> at) & 1023] for at in range(shift, -1, -10)])
 
 
 def public_id(job_type: str, arq_id: str, tag: str) -> str:

@@ -201,5 +201,8 @@ async def _send(send: Send, reply: Reply, call: Call) -> None:
     if reply.status not in (204, 304):
         headers.append(reply.media)
         headers.append((b"content-length", b"%d" % len(reply.body)))
+    connection = call.connection
+    if connection is not None and connection.reply(call.scope, reply.status, headers, reply.body):
+        return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -128,10 +128,14 @@ class Lane:
         self._pending: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]] = {}
         self._running: asyncio.Task[None] | None = None
         self._active: dict[str, float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def submit(self, verb: Verb, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
         """Put a request into the next call. The future gives its outcome or raises a Refusal."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            # Asked for once: up to Python 3.11 every look is a system call.
+            loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         entry = self._pending.get((verb.name, keys))
         if entry is None:
