@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -12,9 +11,10 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 
 from gateway.api.operations import OPERATIONS
-from tests.harness import LiveGateway
+from tests.browser import CHROMIUM, OPTIONS, page
+from tests.credentials import SECRET, token
+from tests.harness import LiveGateway, live_gateway
 
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -86,14 +86,12 @@ def test_data_never_becomes_html() -> None:
         assert not re.search(r"<[^>]+\s(on\w+|style)=", text), name
 
 
-@pytest.mark.skipif(_CHROMIUM is None, reason="no chromium on PATH to render the page with")
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to render the page with")
 async def test_the_rendered_page_shows_every_operation(gateway: LiveGateway, tmp_path: Path) -> None:
-    assert _CHROMIUM is not None
+    assert CHROMIUM is not None
     browser = await asyncio.create_subprocess_exec(
-        _CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom",
-        f"{gateway.url}/docs",
+        CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--virtual-time-budget=5000",
+        "--dump-dom", f"{gateway.url}/docs",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -113,3 +111,41 @@ async def test_the_rendered_page_shows_every_operation(gateway: LiveGateway, tmp
     assert f"curl '{gateway.url}/tasks'" in main
     assert "[object " not in main
     assert "undefined" not in main
+
+
+def test_the_token_is_read_from_its_field_alone() -> None:
+    kept = re.compile(r"localStorage|sessionStorage|indexedDB|document\.cookie|history\.|location\.\w+ *=[^=]")
+    assert [name for name, text in _parts().items() if kept.search(text)] == []
+    assert '<input type="password" id="token" autocomplete="off"' in _parts()["index.html"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to send requests from")
+async def test_a_token_is_sent_but_shown_and_kept_nowhere(redis_url: str, tmp_path: Path) -> None:
+    secret = token(scope="tasks:read")
+    section = "document.getElementById('listTasks')"
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway, page(tmp_path) as one:
+        await one.open(f"{gateway.url}/docs", f"{section} !== null")
+
+        async def send() -> str:
+            await one.value(f"{section}.querySelector('form').requestSubmit()")
+            await one.until(f"/^[1-5]/.test({section}.querySelector('.result strong')?.textContent || '')")
+            found: str = await one.value(f"{section}.querySelector('.result').textContent")
+            await one.value(f"{section}.querySelector('.result').replaceChildren()")
+            return found
+
+        assert "GATEWAY_TOKEN" not in await one.value(f"{section}.querySelector('.curl').textContent")
+        assert (await send()).startswith("401")
+        await one.type("#token", secret)
+        line = await one.value(f"{section}.querySelector('.curl').textContent")
+        assert '-H "Authorization: Bearer $GATEWAY_TOKEN"' in line
+        assert "GATEWAY_TOKEN" not in await one.value("document.querySelector('#getHealth .curl').textContent")
+        assert (await send()).startswith("200")
+        everywhere = (
+            "document.documentElement.outerHTML + location.href + document.cookie + document.title"
+            " + JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + JSON.stringify(history.state)"
+        )
+        assert secret not in await one.value(everywhere)
+        refused = [text for text in one.complaints if "401" not in text]
+        assert refused == []
+        await one.ask("Page.reload")
+        await one.until(f"{section} !== null && document.getElementById('token').value === ''")

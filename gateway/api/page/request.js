@@ -6,6 +6,10 @@ import { resolve } from "./schema.js";
 // The page is `<base>/docs`, behind whatever proxy.
 const BASE = location.href.split(/[?#]/)[0].replace(/\/docs\/?$/, "");
 
+// Its value is all there is of the token: it goes into no storage, no address and no text of the page.
+const TOKEN = document.getElementById("token");
+TOKEN.form.addEventListener("submit", (event) => event.preventDefault());
+
 /** parameters: resolved. Returns the elements of the panel. */
 export function requestPanel(method, path, operation, parameters) {
   const id = operation.operationId;
@@ -13,7 +17,8 @@ export function requestPanel(method, path, operation, parameters) {
   const content = Object.entries(operation.requestBody?.content || {});
   const body = content.length ? bodyField(id, content) : null;
   const line = element("code");
-  const read = () => request(method, path, fields, body);
+  const open = !operation.security?.length;
+  const read = () => ({ ...request(method, path, fields, body), authorized: !open && TOKEN.value.trim() !== "" });
   const write = () => (line.textContent = curl(read()));
   const form = element(
     "form", { oninput: write, onchange: write },
@@ -21,6 +26,7 @@ export function requestPanel(method, path, operation, parameters) {
     body ? body.view : null,
   );
   sendButton(form, read, id);
+  TOKEN.addEventListener("input", write);
   write();
   return [
     element(
@@ -88,9 +94,10 @@ function request(method, path, fields, body) {
   return { method, url: BASE + path + (query.length ? `?${query.join("&")}` : ""), headers, body: sent && sent.text };
 }
 
-function curl({ method, url, headers, body }) {
+function curl({ method, url, headers, body, authorized }) {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const parts = [`curl${method === "GET" || (method === "POST" && body != null) ? "" : ` -X ${method}`} ${quote(url)}`];
+  if (authorized) parts.push('-H "Authorization: Bearer $GATEWAY_TOKEN"');
   for (const [name, value] of headers) parts.push(`-H ${quote(`${name}: ${value}`)}`);
   if (body != null) parts.push(`-d ${quote(body)}`);
   return parts.join(" \\\n  ");
@@ -103,7 +110,8 @@ function sendButton(form, read, id) {
   form.append(element("div.actions", {}, send, stop), result);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const { method, url, headers, body } = read();
+    const { method, url, headers, body, authorized } = read();
+    if (authorized) headers.push(["Authorization", `Bearer ${TOKEN.value.trim()}`]);
     const giveUp = new AbortController();
     stop.onclick = () => giveUp.abort();
     send.disabled = true;
