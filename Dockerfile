@@ -1,5 +1,6 @@
 # Build: docker build -t tasks-gateway . Runs as uid 10001 on a read-only root: what it writes goes to /data (the embedded
-# Redis; unused with REDIS_URL or REDIS_ADDR) and /tmp.
+# Redis; unused with REDIS_URL or REDIS_ADDR) and /tmp. As others can reach it there, it starts only when it is told whom
+# to let in (JWT_SECRET, JWKS_URL, JWKS_FILE or API_KEYS=true), or AUTH=none says: anybody.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

@@ -62,6 +62,15 @@ def copied() -> list[str]:
     ]
 
 
+def variables_of(service: str, **environ: str) -> dict[str, str]:
+    """A service's variables as compose fills them in: `${NAME-default}`."""
+    given = SERVICES[service]["environment"]
+    return {
+        name: re.sub(r"\$\{(\w+)-(\w*)\}", lambda found: environ.get(found[1], found[2]), value)
+        for name, value in given.items()
+    }
+
+
 def in_context(path: str) -> bool:
     """Whether .dockerignore leaves a path in the build's context: the last line that matches rules."""
     kept = True
@@ -202,16 +211,44 @@ def test_services_and_volumes_that_are_named_exist() -> None:
 
 
 def test_the_services_variables_are_settings_and_good_ones() -> None:
-    variables = SERVICES["gateway"]["environment"]
+    variables = variables_of("gateway")
     assert set(variables) <= SETTINGS
     settings = config.load({**image_variables(), **variables}, None)
     assert settings.redis_addr == "redis:6379"
     for name in SERVICES["worker"]["environment"]:
-        assert f"${{{name}:-" in WORKER.read_text(), name
+        assert re.search(rf"\${{{name}:[-+]", WORKER.read_text()), name
+
+
+def test_the_image_by_itself_serves_nobody_until_it_is_told_whom() -> None:
+    ours = {name: value for name, value in image_variables().items() if name in SETTINGS}
+    with pytest.raises(config.ConfigError, match="AUTH=none"):
+        config.load(ours, None).check_exposure()
+
+
+@pytest.mark.parametrize(
+    ("environ", "authenticates"),
+    [
+        ({}, False),
+        ({"AUTH": "auto", "JWT_SECRET": "a secret of thirty-two bytes or more"}, True),
+        ({"AUTH": "auto", "API_KEYS": "true"}, True),
+        ({"AUTH": "", "JWKS_URL": "https://issuer.invalid/keys", "JWT_AUDIENCE": "us"}, True),
+    ],
+)
+def test_compose_serves_this_machine_or_asks_who_it_is(environ: dict[str, str], authenticates: bool) -> None:
+    settings = config.load({**image_variables(), **variables_of("gateway", **environ)}, None)
+    settings.check_exposure()
+    assert settings.authenticates() == authenticates
+    assert variables_of("worker", GATEWAY_TOKEN="mine")["GATEWAY_TOKEN"] == "mine"
+
+
+@pytest.mark.parametrize("environ", [{"AUTH": "auto"}, {"JWT_SECRET": "a secret of thirty-two bytes or more"}])
+def test_compose_starts_nothing_that_is_open_by_mistake_or_contradicts_itself(environ: dict[str, str]) -> None:
+    with pytest.raises(config.ConfigError, match="AUTH=none"):
+        config.load({**image_variables(), **variables_of("gateway", **environ)}, None).check_exposure()
 
 
 def test_it_is_published_on_this_machine_only_and_on_the_port_it_listens_on() -> None:
-    variables = {**image_variables(), **SERVICES["gateway"]["environment"]}
+    variables = {**image_variables(), **variables_of("gateway")}
     assert SERVICES["gateway"]["ports"] == [f"127.0.0.1:8080:{variables['PORT']}"]
     assert SERVICES["worker"]["environment"]["GATEWAY_URL"] == f"http://gateway:{variables['PORT']}"
     for name in ("redis", "worker"):
@@ -245,9 +282,7 @@ async def test_the_same_steps_run_outside_a_container(private_redis: RedisServer
     """The compose file's commands with its variables, but for where Redis and the gateway are."""
     here = {"REDIS_URL": private_redis.url, "REDIS_CHECK": "warn"}
     variables = {
-        name: value
-        for name, value in SERVICES["gateway"]["environment"].items()
-        if name not in ("HOST", "PORT", "REDIS_ADDR")
+        name: value for name, value in variables_of("gateway").items() if name not in ("HOST", "PORT", "REDIS_ADDR")
     }
     gateway = GatewayProcess(None, tmp_path, *SERVICES["gateway"]["command"][1:], **{**variables, **here})
     files = tmp_path / "files"
