@@ -7,14 +7,16 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from redis.asyncio import Redis
 
+from tests.credentials import OTHER_SECRET, SECRET, bearer, token
 from tests.harness import Clock, GatewayProcess, LiveGateway, RedisServer, live_gateway, redis_binaries, wait_until
 
 RFC_3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -352,11 +354,56 @@ async def test_its_wishes_for_pages_retries_metrics_and_health(gateway: LiveGate
     assert (await gateway.get("/health")).status_code == 200
 
 
-# E. Task Queue System: the spelling only; its tokens come with authentication.
+# E. Task Queue System: every call with its JWT; the persistence in SQL, its web UI and its road map are left out.
 
 
-async def test_a_job_is_posted_and_read_in_the_jobs_spelling(clocked_gateway: LiveGateway, clock: Clock) -> None:
-    gateway = clocked_gateway
+@pytest_asyncio.fixture
+async def jobs_gateway(redis_url: str, clock: Clock) -> AsyncIterator[LiveGateway]:
+    """A gateway with a JWT_SECRET, and a client whose every call has its token."""
+    async with live_gateway(redis_url, jwt_secret=SECRET) as one:
+        one.client.headers.update(bearer(token()))
+        yield one
+
+
+@pytest_asyncio.fixture
+async def clocked_jobs_gateway(redis_url: str, clock: Clock) -> AsyncIterator[LiveGateway]:
+    """The same by a clock moved by hand."""
+    async with live_gateway(redis_url, clock=clock, jwt_secret=SECRET) as one:
+        one.client.headers.update(bearer(token()))
+        yield one
+
+
+@pytest.mark.parametrize("headers", [{}, bearer(token(OTHER_SECRET)), bearer("none"), bearer(token(exp=1))])
+async def test_without_a_valid_jwt_every_call_is_refused(redis_url: str, headers: dict[str, str]) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        for method, path in (
+            ("POST", "/api/v1/jobs"), ("GET", "/api/v1/jobs"), ("GET", "/api/v1/jobs/image_resize~x"),
+            ("GET", "/metrics"),
+        ):  # fmt: skip
+            assert (await gateway.client.request(method, path, headers=headers)).status_code == 401
+        assert (await gateway.get("/health")).json()["status"] == "ok"
+
+
+async def test_a_job_that_fails_is_retried_with_exponential_backoff(
+    clocked_jobs_gateway: LiveGateway, clock: Clock
+) -> None:
+    gateway = clocked_jobs_gateway
+    retry = {"backoff": "exponential", "base_seconds": 2, "jitter": False}
+    job = (await gateway.post("/api/v1/jobs", {"type": "data_export", "retry": retry, "max_attempts": 3})).json()
+    for attempt, wait in ((1, 2), (2, 4)):
+        (task,) = await gateway.poll("data_export")
+        failed = (await gateway.report(task, "fail", error="no")).json()
+        assert failed["status"] == "retrying"
+        clock.advance(wait - 0.001)
+        assert await gateway.poll("data_export") == []
+        assert (await gateway.get(f"/api/v1/jobs/{job['job_id']}")).json()["attempt"] == attempt
+        clock.advance(0.001)
+    (task,) = await gateway.poll("data_export")
+    assert (await gateway.report(task, "fail", error="no")).json()["status"] == "failed"
+
+
+async def test_a_job_is_posted_and_read_in_the_jobs_spelling(clocked_jobs_gateway: LiveGateway, clock: Clock) -> None:
+    gateway = clocked_jobs_gateway
     reply = await gateway.post("/api/v1/jobs", {"type": "image_resize", "payload": RESIZE, "priority": "normal"})
     assert reply.status_code == 201
     job = reply.json()
@@ -374,13 +421,15 @@ async def test_a_job_is_posted_and_read_in_the_jobs_spelling(clocked_gateway: Li
 
 
 @pytest.mark.parametrize("job_type", ["image_resize", "email_send", "data_export", "file_process"])
-async def test_its_job_types_are_queues(gateway: LiveGateway, job_type: str) -> None:
+async def test_its_job_types_are_queues(jobs_gateway: LiveGateway, job_type: str) -> None:
+    gateway = jobs_gateway
     await gateway.post("/api/v1/jobs", {"type": job_type, "payload": {}})
     (task,) = await gateway.poll(job_type)
     assert task["job_type"] == job_type
 
 
-async def test_pending_jobs_are_listed_in_the_jobs_spelling(gateway: LiveGateway) -> None:
+async def test_pending_jobs_are_listed_in_the_jobs_spelling(jobs_gateway: LiveGateway) -> None:
+    gateway = jobs_gateway
     posted = (await gateway.post("/api/v1/jobs", {"type": "email_send"})).json()
     await gateway.enqueue("data_export")
     await gateway.poll("data_export")
@@ -388,7 +437,8 @@ async def test_pending_jobs_are_listed_in_the_jobs_spelling(gateway: LiveGateway
     assert [job["job_id"] for job in reply.json()["tasks"]] == [posted["job_id"]]
 
 
-async def test_health_counts_workers_and_the_depth_of_the_queue(gateway: LiveGateway) -> None:
+async def test_health_counts_workers_and_the_depth_of_the_queue(jobs_gateway: LiveGateway) -> None:
+    gateway = jobs_gateway
     for _ in range(23):
         await gateway.enqueue("email_send")
     for number in range(5):
@@ -401,8 +451,9 @@ async def test_health_counts_workers_and_the_depth_of_the_queue(gateway: LiveGat
     await wait_until(counted)
 
 
-async def test_metrics_are_in_prometheus_form(gateway: LiveGateway) -> None:
-    reply = await gateway.get("/metrics")
+async def test_metrics_are_in_prometheus_form(jobs_gateway: LiveGateway) -> None:
+    gateway = jobs_gateway
+    reply = await gateway.get("/metrics", headers=bearer(token(scope="admin")))
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/plain")
     assert "# TYPE tasks_gateway_tasks_enqueued_total counter" in reply.text
