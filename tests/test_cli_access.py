@@ -91,6 +91,17 @@ async def test_a_refusal_says_what_to_do(redis_url: str) -> None:
         assert "wait " in found[-1].err
 
 
+async def test_a_file_is_enqueued_at_the_pace_that_is_allowed(redis_url: str) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET, rate_limit_per_minute=60) as gateway:
+        headers = bearer(token())
+        while (await gateway.get("/queues", headers=headers)).status_code == 200:
+            pass
+        ended = await run(
+            gateway.url, "enqueue", "demo", "--file", "-", stdin="1\n2\n", GATEWAY_TOKEN=headers["Authorization"][7:]
+        )
+        assert (ended.code, ended.out) == (0, "2 enqueued\n")
+
+
 # gateway token
 
 

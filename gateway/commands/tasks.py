@@ -39,6 +39,8 @@ _CHUNK_TASKS = 500
 _CHUNK_BYTES = 512 * 1024
 _LONGEST_WAIT_SECONDS = 50
 _LABEL_CELLS = 16
+# Nothing was stored, and waiting helps.
+_FOR_A_WHILE = ("queue_full", "rate_limited", "quota_exceeded")
 _Wait = Annotated[float | None, typer.Option(min=0, help="Wait so many seconds for its end.")]
 
 
@@ -225,10 +227,10 @@ def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json:
         bar = progress.add_task("enqueuing", total=len(lines))
         for chunk in _chunks(lines):
             answer = _enqueue_chunk(gateway, chunk)
-            while answer is None:
-                # A full queue drains; a pipeline waits.
-                progress.update(bar, description="waiting: the queue is full")
-                time.sleep(1)
+            while isinstance(answer, Refused):
+                # A full queue drains, a limit lets in again; a pipeline waits.
+                progress.update(bar, description=f"waiting: {answer.problem.get('title', answer.code).lower()}")
+                time.sleep(answer.retry_after_seconds or 1)
                 answer = _enqueue_chunk(gateway, chunk)
             for task, problem in _entries(answer):
                 number += 1
@@ -259,13 +261,13 @@ class _Entries(msgspec.Struct):
     results: list[_Entry]
 
 
-def _enqueue_chunk(gateway: Gateway, chunk: list[bytes]) -> Answer | None:
-    """Enqueue some lines. None: the queue has no room for any of them. Raises Refused."""
+def _enqueue_chunk(gateway: Gateway, chunk: list[bytes]) -> Answer | Refused:
+    """Enqueue some lines. Refused: there is no room for any of them now. Raises Refused for all else."""
     try:
         return gateway.ask("POST", "/tasks", b"\n".join(chunk), {"Content-Type": "application/x-ndjson"})
     except Refused as refusal:
-        if refusal.problem.get("code") == "queue_full":
-            return None
+        if refusal.code in _FOR_A_WHILE:
+            return refusal
         raise
 
 
