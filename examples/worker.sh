@@ -29,7 +29,7 @@ until [[ $last ]]; do
   if ended "$job"; then reply=$(<"$folder/reply"); else reply=''; fi; job=''  # no task from half a reply
   [[ ${reply%%$'\r\n\r\n'*} != *[Xx]-[Dd]irective:\ [ds]* ]] || last=1
   case $last$reply in 1* | HTTP/*\ 20[04]*) poll_id=$EPOCHREALTIME ;; *) echo "no poll: $reply" >&2; sleep 1 ;; esac
-  [[ $reply =~ $begin ]] || continue
+  [[ ${reply%%$'\r'*} != *\ 40[13]* ]] || exit 1; [[ $reply =~ $begin ]] || continue  # a bad token stays bad
   id=${BASH_REMATCH[1]} rest=${reply#"${BASH_REMATCH[0]}"} token=${reply##*'"lease_token":"'} token=${token%%\"*}
   [[ $rest =~ $names ]] || { report fail ',"error":"expected path or files","retryable":false'; continue; }
   mapfile -ts1 files < <(grep -oE "$text" <<<"${BASH_REMATCH[1]}"); beat=${reply##*:} beat=${beat%%[!0-9.]*}

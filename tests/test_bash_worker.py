@@ -340,3 +340,12 @@ async def test_its_token_is_sent_but_stands_in_no_argument(redis_url: str, tmp_p
             assert secret.encode() not in _arguments_of_all()
             assert await worker.end() == 0
         assert (await gateway.get("/workers")).json()["workers"] == []
+
+
+async def test_it_ends_when_its_token_is_refused(redis_url: str, tmp_path: Path) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        for given in ("nonsense", token(scope="tasks:read"), ""):
+            async with bash_worker(gateway, tmp_path, GATEWAY_TOKEN=given) as worker:
+                assert await worker.ended() == 1
+        assert worker.says("unauthenticated")
+        assert worker.says("insufficient_scope")
