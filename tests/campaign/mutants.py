@@ -34,9 +34,9 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     queue_size: int = 100
 
 
-def _lua(verb: str, old: str, new: str, *caught_as: str, queue_size: int = 100) -> Mutant:
-    file = f"{_LUA}{verb}.lua"
-    return Mutant(file=file, old=old, new=new, caught_as=frozenset(caught_as), queue_size=queue_size)
+def _lua(verb: str, old: str, new: str, *caught_as: str, queue_size: int = 100, seconds: float = 5.0) -> Mutant:
+    file, kinds = f"{_LUA}{verb}.lua", frozenset(caught_as)
+    return Mutant(file=file, old=old, new=new, caught_as=kinds, queue_size=queue_size, seconds=seconds)
 
 
 _STALE = ("stale report accepted", "two outcomes accepted")
@@ -74,7 +74,8 @@ MUTANTS = {
         "key without an owner", queue_size=10,
     ),
     "unique key ignored": _lua(
-        "enqueue", "if unique == '' then return nil end", "if unique then return nil end", "unique key held twice"
+        "enqueue", "if unique == '' then return nil end", "if unique then return nil end", "unique key held twice",
+        seconds=10,
     ),
     "bound ignored": _lua(
         "enqueue", "return room == 0 or taken + room <= limit, room", "return true, room", "queue bound overshot"

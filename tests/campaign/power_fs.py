@@ -66,14 +66,18 @@ class PowerFS(fuse.Operations):
             pending = self._unsynced.get(stat.st_ino)
             if not pending:
                 return os.pread(fh, size, offset)
-            whole = bytearray(os.pread(fh, stat.st_size, 0))
+            length = stat.st_size
+            seen = bytearray(os.pread(fh, size, offset).ljust(size, b"\0"))
             for at, data in pending:
                 if data is None:
-                    whole = whole[:at] + b"\0" * (at - len(whole))
-                else:
-                    whole += b"\0" * (at - len(whole))
-                    whole[at : at + len(data)] = data
-            return bytes(whole[offset : offset + size])
+                    length, first = at, max(0, at - offset)
+                    seen[first:] = bytes(max(0, size - first))
+                    continue
+                length = max(length, at + len(data))
+                first, last = max(at, offset), min(at + len(data), offset + size)
+                if first < last:
+                    seen[first - offset : last - offset] = data[first - at : last - at]
+            return bytes(seen[: max(0, length - offset)])
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         """Keep it in memory."""

@@ -75,7 +75,7 @@ class Producer:
             task["retention_seconds"] = 0
         if rng.random() < 0.12:
             # Some that many ask for, and some that nobody will ask for again.
-            task["unique_key"] = rng.choice((f"k{rng.randrange(12)}", f"only {payload[:40]}"))
+            task["unique_key"] = rng.choice((f"k{rng.randrange(4)}", f"only {payload[:40]}"))
             task["unique_until"] = rng.choice(("finished", "finished", "started"))
             task["on_conflict"] = rng.choice(("return", "reject", "replace"))
         return task
