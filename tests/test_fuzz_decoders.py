@@ -24,6 +24,7 @@ from gateway.store import arq_format
 from gateway.store.inspector import Inspector
 from gateway.tasks import ID, TaskSpec, public_id, split_id
 from tests import lives
+from tests.fuzz import decoders
 from tests.harness import Clock, Store
 
 EXAMPLES = 200
@@ -363,3 +364,22 @@ def test_settings_are_read_or_refused_by_name(environ: dict[str, str]) -> None:
     for name, value in environ.items():
         if ("PASSWORD" in name or "SECRET" in name) and len(value) > 12 and list(environ.values()).count(value) == 1:
             assert value not in message
+
+
+# ---- Every reader, and random mutations of what it takes. `python -m tests.fuzz decoders` goes on for millions.
+
+READERS = decoders.targets()
+
+
+@pytest.mark.parametrize("target", READERS, ids=[one.name for one in READERS])
+def test_a_reader_lets_nothing_out_but_its_refusals(target: decoders.Target) -> None:
+    tried, taken = decoders.search(target, 4, 20 if target.name == "settings" else 1000)
+    assert 0 < taken <= tried
+    if target.refusals:
+        assert taken < tried, "nothing was refused: the mutations are too tame"
+
+
+def test_a_reader_that_lets_something_else_out_is_found() -> None:
+    broken = decoders.Target("broken", lambda data: 1 // (b"{{" not in data), (Refusal,), [b'{"a":1}'])
+    with pytest.raises(decoders.Found, match="ZeroDivisionError"):
+        decoders.search(broken, 1, 20_000)
