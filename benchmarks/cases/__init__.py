@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.cases import batch, claim, hold, latency, life, neighbours, post, secured, start
+from benchmarks.cases import batch, claim, hold, latency, life, neighbours, post, secured, start, tenants
 from benchmarks.figures import Row
 
 CASES: dict[str, Callable[[Bench], list[Row]]] = {
@@ -18,4 +18,5 @@ CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "start": start.run,
     "secured": secured.run,
     "neighbours": neighbours.run,
+    "tenants": tenants.run,
 }
