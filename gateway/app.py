@@ -32,7 +32,6 @@ from gateway.pool import Pool
 from gateway.redis_watch import RedisWatch
 from gateway.store import scripts
 from gateway.store.api_keys import ApiKeys
-from gateway.store.batching import Lane
 from gateway.store.connect import Connections
 from gateway.store.idempotency import Idempotency
 from gateway.store.inspector import Inspector
@@ -40,7 +39,6 @@ from gateway.store.keys import Keys
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.store.tenants import Limits, Tenants
-from gateway.store.wakeups import Wakeups
 from gateway.task_manager import TaskManager
 
 log = logging.getLogger("gateway")
@@ -54,12 +52,17 @@ class GatewayApp(Starlette):
     def __init__(
         self, settings: Settings, redis_url: str, *, pool_size: int = 0, clock: Callable[[], int] | None = None
     ) -> None:
-        keys = Keys(settings.redis_key_prefix)
+        self.connections = Connections(
+            redis_url,
+            settings.redis_password,
+            sentinel_password=settings.redis_sentinel_password,
+            replicas=settings.durability_replicas if settings.durability == "replicated" else 0,
+        )
+        keys = Keys(settings.redis_key_prefix, cluster=self.connections.cluster)
         gateway = secrets.token_hex(6)
         self.meter = Metrics()
-        self.connections = Connections(redis_url, settings.redis_password)
         loaded = scripts.load(keys)
-        lanes = {name: Lane(self.connections.link(), loaded, self.meter.script) for name in LANES}
+        lanes = {name: self.connections.lane(loaded, self.meter.script) for name in LANES}
         self.store = TaskStore(keys, lanes, gateway, settings.task_queue_size, clock)
         self.registry = Registry(self.connections.redis, keys)
         self.inspector = Inspector(self.store)
@@ -67,9 +70,14 @@ class GatewayApp(Starlette):
         self.limits = TenantLimits(_common(settings), self.tenants, self.store, self.inspector, self.registry)
         self.manager = TaskManager(self.store, self.registry, settings.max_open_polls, self.limits.open_polls)
         self.sweeper = Sweeper(self.store, self.registry)
-        self.wakeups = Wakeups(self.connections.redis, keys, gateway, self.manager)
+        self.wakeups = self.connections.wakeups(keys, gateway, self.manager)
+        self.store.expect_rings = self.wakeups.expect
         self.watch = RedisWatch(
-            self.registry, embedded=settings.embedded_redis(), strict=settings.redis_check == "refuse"
+            self.registry,
+            embedded=settings.embedded_redis(),
+            strict=settings.redis_check == "refuse",
+            kind=self.connections.kind,
+            durability=settings.durability,
         )
         self.pool = Pool(self.store, self.manager, pool_size, settings.shutdown_timeout_seconds)
         self.store.listener = self.manager
@@ -203,6 +211,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     chores = [
         asyncio.create_task(_keep_running(name, run), name=name)
         for name, run in (
+            ("topology", app.connections.follow),
             ("wakeups", app.wakeups.run),
             ("sweeper", app.sweeper.run),
             ("polls", app.manager.run),

@@ -38,6 +38,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_addr: Annotated[str | None, _env("REDIS_ADDR", about="Redis to use, as host:port.")] = None
     redis_host: Annotated[str | None, _env("REDIS_HOST", about="Redis to use, with REDIS_PORT.")] = None
     redis_port: Annotated[int, _env("REDIS_PORT", about="Port of REDIS_HOST.", ge=1, le=65535)] = 6379
+    redis_sentinels: Annotated[
+        str | None, _env("REDIS_SENTINELS", about="Sentinels that know the Redis to use: host:port,host:port,..")
+    ] = None
+    redis_master: Annotated[
+        str,
+        _env("REDIS_MASTER", about="Name of the primary that REDIS_SENTINELS watch.", pattern=r"^[A-Za-z0-9._-]+$"),
+    ] = "mymaster"
+    redis_sentinel_password: Annotated[
+        str | None, _env("REDIS_SENTINEL_PASSWORD", about="Password of the sentinels themselves.")
+    ] = None
+    redis_cluster: Annotated[
+        str | None, _env("REDIS_CLUSTER", about="Some nodes of the Redis Cluster to use: host:port,host:port,..")
+    ] = None
+    redis_tls: Annotated[
+        bool, _env("REDIS_TLS", about="Speak TLS to the Redis of REDIS_ADDR, REDIS_SENTINELS or REDIS_CLUSTER.")
+    ] = False
     redis_password: Annotated[str | None, _env("REDIS_PASSWORD", about="Password of that Redis.")] = None
     redis_db: Annotated[int, _env("REDIS_DB", about="Database number of that Redis.", ge=0, le=1_000_000)] = 0
     redis_key_prefix: Annotated[
@@ -52,9 +68,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["warn", "refuse"],
         _env(
             "REDIS_CHECK",
-            about="A Redis without AOF or with an evicting maxmemory-policy: warn, or refuse to be ready.",
+            about="A Redis without AOF, with an evicting maxmemory-policy, or behind sentinels without "
+            "min-replicas-to-write: warn, or refuse to be ready.",
         ),
     ] = "warn"
+    durability: Annotated[
+        Literal["replicated", "local", "memory"],
+        _env(
+            "DURABILITY",
+            about="When a change is acknowledged. `local`: when Redis has it. `replicated`: when a replica has it too, "
+            "else 503 `not_replicated`. `memory`: as `local`, and a Redis without AOF is not complained of.",
+        ),
+    ] = "local"
+    durability_replicas: Annotated[
+        int,
+        _env(
+            "DURABILITY_REPLICAS",
+            about="`DURABILITY=replicated`: how many replicas must have it. All of them: whichever takes over has it.",
+            ge=1,
+        ),
+    ] = 1
     data_dir: Annotated[str, _env("DATA_DIR", about="Where the embedded Redis keeps its files.", min_length=1)] = (
         "./data"
     )
@@ -165,7 +198,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def embedded_redis(self) -> bool:
         """Whether the gateway runs a Redis of its own."""
-        return not (self.redis_url or self.redis_addr or self.redis_host)
+        return not (self.redis_url or self.redis_addr or self.redis_host or self.redis_sentinels or self.redis_cluster)
 
     def authenticates(self) -> bool:
         """Whether requests need a token."""
@@ -191,11 +224,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def redis_location(self) -> str:
-        """Spell the configured external Redis as a URL, without its password."""
+        """Spell the configured external Redis as a URL (`store/location.py`), without its password."""
         if self.redis_url:
             return self.redis_url
+        scheme = "rediss" if self.redis_tls else "redis"
+        if self.redis_sentinels:
+            return f"{scheme}-sentinel://{self.redis_sentinels}/{self.redis_db}#{self.redis_master}"
+        if self.redis_cluster:
+            return f"{scheme}-cluster://{self.redis_cluster}"
         address = self.redis_addr or f"{self.redis_host}:{self.redis_port}"
-        return f"redis://{address}/{self.redis_db}"
+        return f"{scheme}://{address}/{self.redis_db}"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -251,8 +289,23 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
             raise ConfigError(f"CORS_ORIGINS: {origin!r} is no origin; write https://host or https://host:port")
     if settings.auth == "none" and settings.authenticates():
         raise ConfigError("AUTH=none says to ask nobody, but a key for tokens is set too; take one of them back")
-    if sum(bool(address) for address in (settings.redis_url, settings.redis_addr, settings.redis_host)) > 1:
-        raise ConfigError("REDIS_URL, REDIS_ADDR and REDIS_HOST name a Redis each; set one of them")
+    addresses = (
+        settings.redis_url,
+        settings.redis_addr,
+        settings.redis_host,
+        settings.redis_sentinels,
+        settings.redis_cluster,
+    )
+    if sum(bool(address) for address in addresses) > 1:
+        raise ConfigError(
+            "REDIS_URL, REDIS_ADDR, REDIS_HOST, REDIS_SENTINELS and REDIS_CLUSTER name a Redis each; set one of them"
+        )
+    if settings.redis_cluster and settings.redis_db:
+        raise ConfigError("REDIS_DB is set, but the Redis of REDIS_CLUSTER has database 0 only; unset it")
+    if settings.durability == "replicated" and settings.embedded_redis():
+        raise ConfigError(
+            "DURABILITY is replicated, but the embedded Redis has no replica; set REDIS_SENTINELS or REDIS_CLUSTER"
+        )
     return settings
 
 

@@ -397,6 +397,15 @@ class StoreUnavailable(Refusal):
         super().__init__(detail)
 
 
+class NotReplicated(StoreUnavailable):
+    """DURABILITY=replicated: Redis did it, but no replica confirmed it in time, so it may yet be lost."""
+
+    code, title = "not_replicated", "No replica of Redis has it yet"
+
+    def __init__(self) -> None:
+        super().__init__("Redis did this, but no replica confirmed it in time: it may yet be lost. Repeat the request")
+
+
 class StoreFull(Refusal):
     code, title = "store_full", "Redis is full"
     retryable, retry_after_seconds = True, 5

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from gateway.errors import StoreUnavailable
 from gateway.store.keys import SCHEMA
 from gateway.store.registry import Registry, ServerFacts
 
+Durability = Literal["replicated", "local", "memory"]
 log = logging.getLogger("gateway.redis")
 _WATCH_SECONDS = 2.0
 _OLDEST_REDIS = (6, 2)
@@ -17,15 +19,29 @@ _FOREIGN = (
     "Redis holds data of version {}, this gateway knows version {}: it neither reads nor writes it. Run the version of "
     "tasks-gateway that wrote it, or a later one; or give this one a prefix of its own (REDIS_QUEUE_KEY)"
 )
+_OLDEST_CLUSTER = (7, 0)  # sharded pub/sub
 
 
 class RedisWatch:
-    """Knows whether Redis answers and whether its settings keep the promise. strict: a bad setting means not ready."""
+    """Knows whether Redis answers and whether its settings keep the promise.
 
-    def __init__(self, registry: Registry, *, embedded: bool, strict: bool) -> None:
+    strict: a bad setting means not ready. kind: of `Connections`; durability: of the settings.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        embedded: bool,
+        strict: bool,
+        kind: str = "server",
+        durability: Durability = "local",
+    ) -> None:
         self._registry = registry
         self._embedded = embedded
         self._strict = strict
+        self._kind = kind
+        self.durability = durability
         self.answers = False
         self.warnings: list[str] = []
         # Why nothing may be read or written here at all, or ''.
@@ -53,7 +69,7 @@ class RedisWatch:
         if refusal != self.refusal:
             self.refusal = refusal
             self.on_refusal(refusal)
-        warnings = _complaints(facts, embedded=self._embedded)
+        warnings = complaints(facts, embedded=self._embedded, kind=self._kind, durability=self.durability)
         for warning in warnings:
             if warning not in self.warnings:
                 log.warning("found Redis at fault", extra={"warning": warning})
@@ -68,14 +84,21 @@ class RedisWatch:
             await asyncio.sleep(_WATCH_SECONDS if self.answers else _WATCH_SECONDS / 8)
 
 
-def _complaints(facts: ServerFacts, *, embedded: bool) -> list[str]:
-    complaints = []
-    if facts.version[:2] < _OLDEST_REDIS:
-        complaints.append("Redis is older than 6.2; upgrade it")
+def complaints(facts: ServerFacts, *, embedded: bool, kind: str, durability: str) -> list[str]:
+    """Say what is wrong with a Redis, and what to do."""
+    found = []
+    oldest = _OLDEST_CLUSTER if kind == "cluster" else _OLDEST_REDIS
+    if facts.version[:2] < oldest:
+        found.append(f"Redis is older than {oldest[0]}.{oldest[1]}; upgrade it")
     if facts.maxmemory and facts.maxmemory_policy != "noeviction":
-        complaints.append(
-            f"maxmemory-policy is {facts.maxmemory_policy}: Redis may throw tasks away; set it to noeviction"
+        found.append(f"maxmemory-policy is {facts.maxmemory_policy}: Redis may throw tasks away; set it to noeviction")
+    if not facts.aof and not embedded and durability != "memory":
+        found.append("appendonly is off: tasks are lost when Redis restarts; set appendonly yes")
+    if kind == "sentinel" and facts.min_replicas == 0:
+        found.append(
+            "min-replicas-to-write is 0: a primary that is cut off from the others goes on taking tasks, and loses "
+            "them; set min-replicas-to-write 1 and min-replicas-max-lag 10 on every server"
         )
-    if not facts.aof and not embedded:
-        complaints.append("appendonly is off: tasks are lost when Redis restarts; set appendonly yes")
-    return complaints
+    if durability == "replicated" and facts.replicas == 0:
+        found.append("no replica follows the primary: with DURABILITY=replicated every change is refused; start one")
+    return found

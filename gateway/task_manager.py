@@ -207,6 +207,18 @@ class TaskManager:
             if not future.done():
                 future.set_result(None)
 
+    def heard(self, queue: Queue) -> None:
+        """Rings of this queue are heard from now on: look at it once, and at what is awaited."""
+        bell = self._bells.get(queue)
+        if bell is not None and bell.waiting:
+            bell.armed = False
+            bell.rung += 1
+            self._pump(bell)
+        for futures in self._ends.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
     def alarm(self, queue: Queue, at_ms: int) -> None:
         """Pass an alarm to the sweep."""
         self.on_alarm(queue, at_ms)
@@ -225,7 +237,10 @@ class TaskManager:
 
     def resumed(self) -> None:
         """Rings may have been missed: look at every queue, every directive and every awaited end once."""
-        self._registry.doubt()
+        doubted = self._registry.doubt()
+        if doubted:
+            # A replica that took over may have a queue's last task, but not its name.
+            self._spawn(self._register(doubted))
         self._directives_stale.set()
         for bell in self._bells.values():
             bell.armed = False
@@ -433,15 +448,15 @@ class TaskManager:
             return
         if not self._registry.knows(queue):
             # A plain arq producer does not register what it makes.
-            self._spawn(self._register(queue))
+            self._spawn(self._register({queue}))
         if poll.future.done():
             self.hand_back(poll.request, tasks)
         else:
             self._resolve(poll, tasks)
 
-    async def _register(self, queue: Queue) -> None:
+    async def _register(self, queues: set[Queue]) -> None:
         try:
-            await self._registry.register({queue})
+            await self._registry.register(queues)
         except Refusal:
             pass
 

@@ -204,6 +204,11 @@ def test_two_addresses_of_redis_refuse_to_boot(variables: dict[str, str]) -> Non
         ({"REDIS_ADDR": "cache:6380"}, "redis://cache:6380/0"),
         ({"REDIS_ADDR": "cache:6380", "REDIS_DB": "3"}, "redis://cache:6380/3"),
         ({"REDIS_HOST": "cache"}, "redis://cache:6379/0"),
+        ({"REDIS_ADDR": "cache:6380", "REDIS_TLS": "true"}, "rediss://cache:6380/0"),
+        ({"REDIS_SENTINELS": "a:1,b:2"}, "redis-sentinel://a:1,b:2/0#mymaster"),
+        ({"REDIS_SENTINELS": "a:1", "REDIS_MASTER": "m", "REDIS_DB": "3"}, "redis-sentinel://a:1/3#m"),
+        ({"REDIS_CLUSTER": "a:1,b:2", "REDIS_PASSWORD": SECRET}, "redis-cluster://a:1,b:2"),
+        ({"REDIS_CLUSTER": "a:1", "REDIS_TLS": "true"}, "rediss-cluster://a:1"),
         ({"REDIS_HOST": "cache", "REDIS_PORT": "7000", "REDIS_PASSWORD": SECRET}, "redis://cache:7000/0"),
     ],
 )
@@ -211,6 +216,20 @@ def test_the_address_of_redis_is_spelled_without_its_password(variables: dict[st
     settings = load(**variables)
     assert not settings.embedded_redis()
     assert settings.redis_location() == location
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"REDIS_CLUSTER": "a:1", "REDIS_DB": "3"}, "REDIS_DB"),
+        ({"DURABILITY": "replicated"}, "DURABILITY"),
+        ({"DURABILITY": "everything"}, "DURABILITY"),
+        ({"REDIS_SENTINELS": "a:1", "REDIS_CLUSTER": "a:1"}, "REDIS_SENTINELS and REDIS_CLUSTER"),
+    ],
+)
+def test_what_a_setup_of_redis_cannot_keep_refuses_to_boot(variables: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(**variables)
 
 
 def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:

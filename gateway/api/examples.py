@@ -233,6 +233,7 @@ HEALTH = {
     "status": "ok",
     "version": __version__,
     "redis": "ok",
+    "durability": "local",
     "workers": 3,
     "queue_depth": 15,
     "processing": 4,

@@ -596,11 +596,15 @@ class QueueList(Reply):
 
 
 class HealthReply(msgspec.Struct, kw_only=True):
-    """Whether the gateway can serve, and the counts of all queues. `queue_depth`: tasks that wait for a worker."""
+    """Whether the gateway can serve, and the counts of all queues. `queue_depth`: tasks that wait for a worker.
+
+    `durability`: when a change is acknowledged, see `DURABILITY`.
+    """
 
     status: Literal["ok", "draining", "unavailable"]
     version: str
     redis: Literal["ok", "away"]
+    durability: Literal["replicated", "local", "memory"]
     workers: int
     queue_depth: int
     processing: int

@@ -12,7 +12,7 @@ from gateway.api.openapi import Answer, Body, Causes, Operation, Parameter
 from gateway.identity import ADMIN, READ
 
 STORE: Causes = (errors.StoreUnavailable,)
-STORES: Causes = (*STORE, errors.StoreFull)
+STORES: Causes = (*STORE, errors.NotReplicated, errors.StoreFull)
 READS_BODY: Causes = (
     errors.EmptyBody, errors.BadJson, errors.BadUtf8, errors.TooDeep, errors.UnknownMember, errors.InvalidMember,
     errors.BodyTooLarge, errors.UnsupportedMediaType, errors.UnsupportedEncoding,

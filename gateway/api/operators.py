@@ -73,6 +73,7 @@ class Operators:
             status="draining" if draining else "ok" if answers else "unavailable",
             version=__version__,
             redis="ok" if answers else "away",
+            durability=self._watch.durability,
             workers=workers,
             queue_depth=sum(one.ready + one.due for one in stats),
             processing=sum(one.leased for one in stats),

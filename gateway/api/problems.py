@@ -61,6 +61,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.QueueFull: 503,
     errors.ShuttingDown: 503,
     errors.StoreUnavailable: 503,
+    errors.NotReplicated: 503,
     errors.StoreFull: 503,
 }
 

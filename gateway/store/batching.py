@@ -10,26 +10,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
-from gateway.errors import InternalError, Refusal, StoreFull, StoreUnavailable
+from gateway.errors import InternalError, NotReplicated, Refusal, StoreFull, StoreUnavailable
 from gateway.store.keys import QueueKeys
 from gateway.store.scripts import Script
 
 log = logging.getLogger("gateway.store")
 Argument = bytes | str | int
 _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # tuples of any length
-_AWAY = ("LOADING", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "UNKILLABLE")
+Entry: TypeAlias = "tuple[Any, asyncio.Future[Any]]"
+# Redis has no write that is always one, needs no key to exist and no memory: this is one for a full Redis, too.
+_MARK = b"redis.call('PERSIST', KEYS[1]) return redis.call('SET', KEYS[1], '', 'PX', 60000)"
+REPLICA_MS = 1000
+_AWAY = (
+    "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "UNKILLABLE",
+    "MOVED", "ASK",
+)  # fmt: skip
 
 
 # While several tenants are active, one call takes so much work of each: nobody waits behind another's backlog.
 _FAIR_SHARE = 32
 _ACTIVE_SECONDS = 1.0
-_Entries = list[tuple[Any, asyncio.Future[Any]]]
 
 
 class Link:
@@ -104,6 +110,7 @@ class Verb(Protocol):
     name: str
     repeat: bool
     batch: int
+    promises: bool
 
     def weight(self, item: Any) -> int:
         """How much of a batch a request takes."""
@@ -118,14 +125,25 @@ class Verb(Protocol):
 class Lane:
     """Requests to Redis that share calls.
 
-    observe: told (verb, seconds, requests) after each call.
+    observe: told (verb, seconds, requests) after each call. replicas: how many must have what a call promises before
+    it is answered. redirect: asked about a call that failed; True: it takes care of its requests.
     """
 
-    def __init__(self, link: Link, scripts: dict[str, Script], observe: Callable[[str, float, int], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        scripts: dict[str, Script],
+        observe: Callable[[str, float, int], None],
+        *,
+        replicas: int = 0,
+        redirect: Callable[[Verb, QueueKeys, list[Entry], BaseException], bool] | None = None,
+    ) -> None:
         self._link = link
         self._scripts = scripts
         self._observe = observe
-        self._pending: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]] = {}
+        self._replicas = replicas
+        self._redirect = redirect
+        self._pending: dict[tuple[str, QueueKeys], tuple[Verb, list[Entry]]] = {}
         self._running: asyncio.Task[None] | None = None
         self._active: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,6 +164,12 @@ class Lane:
             entry[1].append((item, future))
         return future
 
+    def take(self, verb: Verb, keys: QueueKeys, entries: list[Entry]) -> None:
+        """Put requests into the next call that another lane could not serve."""
+        self._pending.setdefault((verb.name, keys), (verb, []))[1].extend(entries)
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_task(self._drain())
+
     async def close(self) -> None:
         """Wait for what is under way, then drop the connection."""
         if self._running is not None:
@@ -159,7 +183,7 @@ class Lane:
         finally:
             self._running = None
 
-    def _turn(self) -> dict[tuple[str, QueueKeys], tuple[Verb, _Entries]]:
+    def _turn(self) -> dict[tuple[str, QueueKeys], tuple[Verb, list[Entry]]]:
         """Take what the next call carries: all that waits, or a fair share of it while several tenants are active."""
         taken, self._pending = self._pending, {}
         now = time.monotonic()
@@ -171,7 +195,7 @@ class Lane:
             del self._active[tenant]
         if len(self._active) == 1:
             return taken
-        turn: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]] = {}
+        turn: dict[tuple[str, QueueKeys], tuple[Verb, list[Entry]]] = {}
         left = dict.fromkeys(self._active, _FAIR_SHARE)
         for key, (verb, entries) in taken.items():
             tenant, number = key[1].tenant, 0
@@ -184,8 +208,8 @@ class Lane:
                 self._pending[key] = (verb, entries[number:])
         return turn
 
-    async def _commit(self, pending: dict[tuple[str, QueueKeys], tuple[Verb, _Entries]]) -> None:
-        calls: list[tuple[Verb, _Entries]] = []
+    async def _commit(self, pending: dict[tuple[str, QueueKeys], tuple[Verb, list[Entry]]]) -> None:
+        calls: list[tuple[Verb, QueueKeys, list[Entry]]] = []
         commands: list[bytes] = []
         arguments: list[tuple[Argument, ...]] = []
         repeat = True
@@ -193,47 +217,82 @@ class Lane:
             repeat = repeat and verb.repeat
             for chunk in _chunks(verb, entries):
                 try:
-                    given = (1, keys.queue_key, *verb.arguments([item for item, _ in chunk]))
+                    given = (*keys.declared, *verb.arguments([item for item, _ in chunk]))
                     command = _pack(("EVALSHA", self._scripts[verb.name].sha, *given))
                 except Exception:
                     log.exception("failed to encode a call", extra={"verb": verb.name})
                     _refuse(chunk, InternalError())
                     continue
-                calls.append((verb, chunk))
+                calls.append((verb, keys, chunk))
                 commands.append(command)
                 arguments.append(given)
         if not commands:
             return
+        waits = self._waits(calls)
         started = time.perf_counter()
         try:
-            replies = await self._link.call(commands, repeat=repeat)
+            replies = await self._link.call(commands + waits, repeat=repeat)
+            kept = self._kept(replies, len(commands))
             missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if missing:
                 # Redis forgot its scripts. It may forget them again at any moment: these calls bring theirs along.
                 whole = [_pack(("EVAL", self._scripts[calls[i][0].name].source, *arguments[i])) for i in missing]
-                for i, reply in zip(missing, await self._link.call(whole, repeat=False), strict=True):
+                again = await self._link.call(whole + waits, repeat=False)
+                kept = self._kept(again, len(whole))
+                for i, reply in zip(missing, again, strict=True):
                     replies[i] = reply
         except StoreUnavailable as refusal:
             # Who came meanwhile has waited for the same silence: nobody waits for two of them.
             late, self._pending = self._pending, {}
-            for _, chunk in [*calls, *late.values()]:
+            for _, _, chunk in calls:
                 _refuse(chunk, refusal)
+            for _, chunk in late.values():
+                _refuse(chunk, refusal)
+            if self._redirect is not None:
+                self._redirect(calls[0][0], calls[0][1], [], refusal)
             return
         except BaseException:
-            for _, chunk in calls:
+            for _, _, chunk in calls:
                 _refuse(chunk, StoreUnavailable())
             raise
         seconds = time.perf_counter() - started
-        for (verb, chunk), reply in zip(calls, replies, strict=True):
+        for (verb, keys, chunk), reply in zip(calls, replies, strict=True):
             self._observe(verb.name, seconds, len(chunk))
-            _answer(verb, chunk, reply)
+            if (
+                self._redirect is not None
+                and isinstance(reply, BaseException)
+                and self._redirect(verb, keys, chunk, reply)
+            ):
+                continue
+            _answer(verb, chunk, reply, kept=kept or not verb.promises)
+
+    def _waits(self, calls: list[tuple[Verb, QueueKeys, list[Entry]]]) -> list[bytes]:
+        """What goes behind the calls of a commit, so that their promises outlive the primary."""
+        if not self._replicas:
+            return []
+        keys = next((keys for verb, keys, _ in calls if verb.promises), None)
+        if keys is None:
+            return []
+        # WAIT asks for what this connection wrote. A call that finds its work done already writes nothing, though it
+        # may have been done by another connection a moment ago: the mark makes WAIT cover that, too.
+        mark = _pack(("EVAL", _MARK, 1, keys.replicated_key))
+        return [mark, _pack(("WAIT", self._replicas, REPLICA_MS))]
+
+    def _kept(self, replies: list[Any], calls: int) -> bool:
+        """Whether enough replicas have it. Takes the replies to `_waits` off."""
+        waited = replies[calls:]
+        del replies[calls:]
+        if not waited:
+            return True
+        marked, replicas = waited
+        return not isinstance(marked, BaseException) and isinstance(replicas, int) and replicas >= self._replicas
 
 
-def _chunks(verb: Verb, entries: _Entries) -> list[_Entries]:
+def _chunks(verb: Verb, entries: list[Entry]) -> list[list[Entry]]:
     """Cut requests into calls of at most `batch`, or one request that is larger by itself."""
     if len(entries) == 1:
         return [entries]
-    chunks: list[_Entries] = []
+    chunks: list[list[Entry]] = []
     room = 0
     for entry in entries:
         weight = verb.weight(entry[0])
@@ -263,7 +322,7 @@ def refusal_of(error: BaseException, verb: str) -> Refusal:
     return InternalError()
 
 
-def _answer(verb: Verb, chunk: _Entries, reply: Any) -> None:
+def _answer(verb: Verb, chunk: list[Entry], reply: Any, *, kept: bool) -> None:
     if isinstance(reply, BaseException):
         _refuse(chunk, refusal_of(reply, verb.name))
         return
@@ -278,11 +337,13 @@ def _answer(verb: Verb, chunk: _Entries, reply: Any) -> None:
             continue
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
+        elif not kept:
+            future.set_exception(NotReplicated())
         else:
             future.set_result(outcome)
 
 
-def _refuse(chunk: _Entries, refusal: Refusal) -> None:
+def _refuse(chunk: list[Entry], refusal: Refusal) -> None:
     for _, future in chunk:
         if not future.done():
             future.set_exception(refusal)

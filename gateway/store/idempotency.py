@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.errors import IdempotencyMismatch, RequestRunning
-from gateway.store.connect import answering
+from gateway.store.connect import answering, settle
 from gateway.store.keys import Keys
 
 KEPT_MS = 86_400_000
@@ -36,6 +36,7 @@ class Idempotency:
     """The records of idempotency keys. Every method raises StoreUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis, keys: Keys, clock: Callable[[], int] | None) -> None:
+        self._redis = redis
         self._script = redis.register_script((files("gateway.store") / "idempotency.lua").read_text())
         self._keys = keys
         self._clock = clock
@@ -53,6 +54,9 @@ class Idempotency:
             raise IdempotencyMismatch()
         if word == b"running":
             raise RequestRunning()
+        if word != b"done":
+            # Were the record lost after the tasks are acknowledged, the next asker would make them again.
+            await settle(self._redis, self._keys.replicated(self._keys.idempotency(tenant, key)))
         if not rest:
             return False, Made(tuple(ulids))
         made = msgspec.msgpack.decode(rest[0], type=Made)

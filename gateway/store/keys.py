@@ -31,18 +31,23 @@ Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a scri
     tg:{keys}:api          HASH  SHA-256 of an API key -> its record
     tg:{tenants}:limits    HASH  tenant -> its own limits (msgpack)
     tg:{limit:W}:<bucket>  STR   arrival time of a rate limit; W: `tenant:<name>` or `address:<client>`
-    tg:ring:<gateway>      channel; tg:directives channel
+    tg:{T}:replicated      STR   written before a WAIT; 60 s
+    tg:{T}:fence           never there; declared with each script in a cluster (see internals, "Redis Cluster")
+    tg:ring:<gateway>      channel (in a cluster one for each queue, tg:ring:<gateway>:{T}); tg:directives channel
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 
 import msgspec
+from redis.crc import key_slot
 
 from gateway.tasks import MAX_ID_CHARS, Queue
 
+_TAG = re.compile(rb"\{[^}]*\}")
 _ARQ_QUEUE = "arq:queue:"
 _QUEUE_KEYS = (
     "live",
@@ -67,18 +72,27 @@ SCHEMA = 1
 
 
 class QueueKeys(msgspec.Struct, frozen=True):
-    """One queue's hash tag, the one key that scripts are called with, and whose it is (for fair turns)."""
+    """One queue's hash tag and the keys that scripts are called with.
+
+    declared: what follows a script's name: how many keys, the queue's ZSET, and in a cluster a key that never exists.
+    replicated_key: written where replicas are waited for. slot: of a cluster. tenant: whose it
+    is, for fair turns.
+    """
 
     tag: str
     queue_key: bytes
+    declared: tuple[int | bytes, ...]
+    replicated_key: bytes
+    slot: int
     tenant: str
 
 
 class Keys:
-    """Spells keys under one prefix. prefix: `tg` unless several deployments share a Redis."""
+    """Spells keys under one prefix. prefix: `tg` unless several deployments share a Redis. cluster: it is one."""
 
-    def __init__(self, prefix: str = "tg") -> None:
+    def __init__(self, prefix: str = "tg", *, cluster: bool = False) -> None:
         self.prefix = prefix
+        self._cluster = cluster
         self._tag_start = "" if prefix == "tg" else f"{prefix}/"
         self.queues = f"{prefix}:{{queues}}"
         self.schema = f"{prefix}:{{schema}}"
@@ -89,7 +103,19 @@ class Keys:
 
     def _of(self, queue: Queue) -> QueueKeys:
         tag = f"{{{self._tag_start}{queue.tenant}:{queue.job_type}}}"
-        return QueueKeys(tag, f"{_ARQ_QUEUE}{tag}".encode(), queue.tenant)
+        return self._called(tag, f"{_ARQ_QUEUE}{tag}", queue.tenant)
+
+    def _called(self, tag: str, key: str, tenant: str) -> QueueKeys:
+        first = key.encode()
+        # While a slot moves, half of a queue's keys are here and half are there. A cluster refuses a call of several
+        # keys unless all of them are in one place; since one of these never exists, it refuses until the move is over.
+        declared = (2, first, f"{self.prefix}:{tag}:fence".encode()) if self._cluster else (1, first)
+        return QueueKeys(tag, first, declared, f"{self.prefix}:{tag}:replicated".encode(), key_slot(first), tenant)
+
+    def may_hold(self, queue: Queue, arq_id: bytes) -> bool:
+        """Whether a queue can have a task of this id: in a cluster the id must hold the queue's tag."""
+        found = _TAG.search(arq_id)
+        return not self._cluster or (found is not None and found[0] == self.of(queue).tag.encode())
 
     def queue_of(self, tag: str) -> Queue | None:
         """Read a tag back. None: it is not one of this prefix."""
@@ -99,9 +125,9 @@ class Keys:
         tenant, mark, job_type = inner[len(self._tag_start) :].partition(":")
         return Queue(tenant, job_type) if mark and "/" not in tenant else None
 
-    def ring_channel(self, gateway: str) -> str:
-        """The channel on which one gateway process hears of ready tasks and final ones."""
-        return f"{self.prefix}:ring:{gateway}"
+    def ring_channel(self, gateway: str, tag: str = "") -> str:
+        """The channel on which one gateway hears of ready tasks and final ones. tag: of a queue, in a cluster."""
+        return f"{self.prefix}:ring:{gateway}{':' if tag else ''}{tag}"
 
     def workers_seen(self, tenant: str) -> str:
         """ZSET of worker ids by last poll."""
@@ -122,7 +148,11 @@ class Keys:
     def bucket(self, whose: str, name: str) -> QueueKeys:
         """STR of one rate limit's bucket; whose: `tenant:<name>` or `address:<client>`."""
         tag = f"{{limit:{whose}}}"
-        return QueueKeys(tag, f"{self.prefix}:{tag}:{name}".encode(), whose)
+        return self._called(tag, f"{self.prefix}:{tag}:{name}", whose)
+
+    def replicated(self, key: str) -> str:
+        """The key to write where replicas are waited for, in the slot of another."""
+        return f"{self.prefix}:{key[key.index('{') : key.index('}') + 1]}:replicated"
 
     def lua_header(self) -> str:
         """The first lines of every script: its key names, derived from KEYS[1], the queue's ZSET."""
@@ -132,6 +162,10 @@ class Keys:
             "local JOB, PROGRESS, RETRY, RESULT = 'arq:job:', 'arq:in-progress:', 'arq:retry:', 'arq:result:'",
             f"local OURS = '{self.prefix}:' .. TAG .. ':'",
             f"local RING, LOG_LINES, MAX_ID_CHARS = '{self.ring_channel('')}', {LOG_LINES}, {MAX_ID_CHARS}",
+            # A cluster's own PUBLISH goes to every node, and counts the receivers at one: useless for what is aimed.
+            "local CLUSTER, PUBLISH, RING_END = true, 'SPUBLISH', ':' .. TAG"
+            if self._cluster
+            else "local CLUSTER, PUBLISH, RING_END = false, 'PUBLISH', ''",
         ]
         lines += [f"local {name.upper()} = OURS .. '{name}'" for name in _QUEUE_KEYS]
         lines += [f"local {name.upper()} = OURS .. '{name}:'" for name in _TASK_KEYS]

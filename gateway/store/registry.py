@@ -9,7 +9,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.errors import StoreFull, StoreUnavailable
-from gateway.store.connect import answering
+from gateway.store.cluster import ClusterClient
+from gateway.store.connect import answering, settle
 from gateway.store.keys import SCHEMA, Keys
 from gateway.tasks import Queue
 
@@ -25,12 +26,17 @@ class WorkerFacts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
-    """What matters about the Redis behind us."""
+    """What matters about the Redis behind us. Of several primaries: of each the worst.
+
+    min_replicas: replicas that a primary must have to take writes; -1: it does not tell. replicas: that follow it.
+    """
 
     version: tuple[int, ...]
     maxmemory_policy: str
     maxmemory: int
     aof: bool
+    min_replicas: int = -1
+    replicas: int = 0
 
 
 class Registry:
@@ -54,15 +60,17 @@ class Registry:
             tags = [self._keys.of(queue).tag for queue in new]
             async with answering():
                 await self._redis.sadd(self._keys.queues, *tags)  # type: ignore[misc]  # redis-py: sync and async in one type
+            await settle(self._redis, self._keys.replicated(self._keys.queues))
             self._registered |= new
 
     def knows(self, queue: Queue) -> bool:
         """Whether this process noted the queue."""
         return queue in self._registered
 
-    def doubt(self) -> None:
-        """Redis was away, and may be another one now: note every queue again before its next task."""
-        self._registered.clear()
+    def doubt(self) -> set[Queue]:
+        """Redis was away, and may be another one now: note every queue again before its next task. Returns them."""
+        doubted, self._registered = self._registered, set()
+        return doubted
 
     async def queues(self, tenant: str | None = None) -> list[Queue]:
         """List the known queues, of one tenant or of all, sorted by name."""
@@ -146,16 +154,31 @@ class Registry:
     async def server_facts(self) -> ServerFacts:
         """Read the version and settings of the Redis behind us. What a managed Redis hides counts as good."""
         async with answering():
-            info = await self._redis.info()
-        if int(info.get("loading", 0)):
+            infos = await self._redis.each("INFO") if isinstance(self._redis, ClusterClient) else None
+            if infos is None:
+                infos = [await self._redis.info()]
+        if any(int(info.get("loading", 0)) for info in infos):
             # It tells nothing but falsehoods until its data is there: that it has no AOF, for one.
             raise StoreUnavailable()
-        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:3] if part.isdigit())
+        min_replicas = -1
+        try:
+            async with answering():
+                found = await self._redis.config_get("min-replicas-to-write")
+                min_replicas = int(found.get("min-replicas-to-write", -1))
+        except StoreUnavailable:
+            pass  # Managed ones hide their configuration.
+        policies = {str(info.get("maxmemory_policy", "noeviction")): int(info.get("maxmemory", 0)) for info in infos}
+        policy, maxmemory = min(policies.items(), key=lambda one: (one[0] == "noeviction", -one[1]))
         return ServerFacts(
-            version,
-            str(info.get("maxmemory_policy", "noeviction")),
-            int(info.get("maxmemory", 0)),
-            bool(int(info.get("aof_enabled", 1))),
+            min(
+                tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:3] if part.isdigit())
+                for info in infos
+            ),
+            policy,
+            maxmemory,
+            all(int(info.get("aof_enabled", 1)) for info in infos),
+            min_replicas,
+            min(int(info.get("connected_slaves", 0)) for info in infos),
         )
 
     async def ping(self) -> None:

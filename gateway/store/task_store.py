@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.queue_settings import NO_DEFAULTS, NO_SETTINGS, QueueSettings
 from gateway.store import arq_format
-from gateway.store.batching import Argument, Lane
+from gateway.store.batching import Argument, Verb
 from gateway.store.calls import Claim, Claimed, Granted, Held, Kept, Listener, Nobody, Reported, StaleSettings, Swept
 from gateway.store.keys import Keys, QueueKeys
 from gateway.store.settings_format import read_settings, write_settings
@@ -35,17 +35,28 @@ _STALE_TRIES = 5
 _PURGE_TASKS = 500
 
 
+class Lane(Protocol):
+    """Where requests go that share calls to Redis."""
+
+    def submit(self, verb: Verb, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
+        """Put a request into the next call."""
+
+    async def close(self) -> None:
+        """Wait for what is under way, then drop the connections."""
+
+
 class TaskStore:
     """The tasks in Redis.
 
     clock: unix ms for scripts, or None for Redis's own (tests hand in a time). gateway: this process's name.
-    Every method raises StoreUnavailable when Redis does not answer, and StoreFull when it cannot take more.
+    Every method raises StoreUnavailable when Redis does not answer, and StoreFull when it cannot take more; where
+    replicas are waited for, NotReplicated when none confirmed it.
     """
 
     def __init__(
         self,
         keys: Keys,
-        lanes: dict[str, Lane],
+        lanes: Mapping[str, Lane],
         gateway: str,
         queue_limit: int,
         clock: Callable[[], int] | None = None,
@@ -61,6 +72,8 @@ class TaskStore:
         # Why nothing of what is stored may be touched, or ''.
         self.refusal = ""
         self.listener: Listener = Nobody()
+        # Told of each queue whose rings this process is going to wait for.
+        self.expect_rings: Callable[[Queue], None] = lambda queue: None
         self._verbs = {verb.name: verb(self) for verb in VERBS}
 
     def now_ms(self) -> int:
@@ -84,7 +97,10 @@ class TaskStore:
         if parts is None or parts[0] != queue.job_type:
             raise TaskNotFound(task_id)
         arq_id = parts[1] if parts[2] else f"{self.keys.of(queue).tag}{parts[1]}"
-        return arq_id.encode("utf-8", "surrogateescape")
+        raw_id = arq_id.encode("utf-8", "surrogateescape")
+        if parts[2] and not self.keys.may_hold(queue, raw_id):
+            raise TaskNotFound(task_id)
+        return raw_id
 
     def make_ulids(self, number: int) -> list[str]:
         """Make names for tasks to come."""
@@ -149,6 +165,7 @@ class TaskStore:
         queue; waited_ms: how long the oldest of them has waited.
         Source: lua/claim.lua.
         """
+        self.expect_rings(queue)
         claimed: Claimed = await self._submit(
             "claim", "claim", self.keys.of(queue), (queue, claims, stays, others, waited_ms)
         )
@@ -341,6 +358,7 @@ class TaskStore:
 
     async def watch(self, queue: Queue, task_id: str, ttl_ms: int) -> bool:
         """Ask to hear of the task's end. True: it is final (or gone) already. Source: lua/watch.lua."""
+        self.expect_rings(queue)
         done: bool = await self._submit("chore", "watch", self.keys.of(queue), (self.arq_id(queue, task_id), ttl_ms))
         return done
 

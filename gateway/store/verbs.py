@@ -44,9 +44,11 @@ class Context(Protocol):
 class ScriptCall:
     """One script's call and reply. Items and replies are those of its Lua header."""
 
+    # promises: its reply says that something is so from now on. What only reads, sweeps or rings promises nothing.
     name = ""
     repeat = True
     batch = 500
+    promises = True
 
     def __init__(self, store: Context) -> None:
         self.store = store
@@ -273,6 +275,7 @@ class _Release(_Report):
 
 class _Expire(ScriptCall):
     name = "expire"
+    promises = False
     batch = 1
 
     def arguments(self, items: list[Any]) -> list[Argument]:
@@ -426,6 +429,7 @@ class _Configure(ScriptCall):
 
 class _Settings(ScriptCall):
     name = "settings"
+    promises = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         return self.start()
@@ -437,6 +441,7 @@ class _Settings(ScriptCall):
 
 class _Watch(ScriptCall):
     name = "watch"
+    promises = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         longest = max(item[1] for item in items)
@@ -448,6 +453,7 @@ class _Watch(ScriptCall):
 
 class _Ring(ScriptCall):
     name = "ring"
+    promises = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         return [*self.start(), self.store.gateway]
@@ -459,6 +465,7 @@ class _Ring(ScriptCall):
 
 class _Leases(ScriptCall):
     name = "leases"
+    promises = False
     batch = 1
 
     def arguments(self, items: list[Any]) -> list[Argument]:
@@ -479,6 +486,7 @@ class _Leases(ScriptCall):
 
 class _Read(ScriptCall):
     name = "read"
+    promises = False
     batch = 200
 
     def arguments(self, items: list[Any]) -> list[Argument]:
@@ -492,6 +500,7 @@ class _Read(ScriptCall):
 
 class _Page(ScriptCall):
     name = "page"
+    promises = False
     batch = 1
 
     def arguments(self, items: list[Any]) -> list[Argument]:
@@ -504,6 +513,7 @@ class _Page(ScriptCall):
 
 class _Stats(ScriptCall):
     name = "stats"
+    promises = False
 
     def arguments(self, items: list[Any]) -> list[Argument]:
         return self.start()
@@ -517,6 +527,7 @@ class _Limit(ScriptCall):
     """Items: (requests a minute, requests to put in store besides)."""
 
     name = "limit"
+    promises = False
     repeat = False
     batch = 1_000_000
 

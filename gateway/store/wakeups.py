@@ -28,11 +28,41 @@ class Bells(Protocol):
     def final(self, arq_id: bytes) -> None:
         """A watched task is final."""
 
+    def heard(self, queue: Queue) -> None:
+        """A queue's rings are heard from now on; some before may have been missed."""
+
     def directives_changed(self) -> None:
         """Some worker's directive changed."""
 
     def resumed(self) -> None:
         """Rings may have been missed: look everywhere once."""
+
+
+class Hearing:
+    """Understands what is rung."""
+
+    def __init__(self, keys: Keys, bells: Bells) -> None:
+        self._keys = keys
+        self._bells = bells
+        self._actions: dict[bytes, Callable[[bytes], None]] = {b"ready": self._ready, b"final": self._final}
+
+    def ring(self, data: bytes) -> None:
+        """Ring the bells for one message of a script."""
+        word, _, rest = data.partition(b" ")
+        action = self._actions.get(word)
+        if action is None:
+            log.warning("heard an unknown ring", extra={"word": word[:20].decode(errors="replace")})
+            return
+        action(rest)
+
+    def _ready(self, rest: bytes) -> None:
+        number, _, tag = rest.partition(b" ")
+        queue = self._keys.queue_of(tag.decode())
+        if queue is not None:
+            self._bells.ready(queue, int(number))
+
+    def _final(self, rest: bytes) -> None:
+        self._bells.final(rest)
 
 
 class Wakeups:
@@ -43,7 +73,10 @@ class Wakeups:
         self._keys = keys
         self._channel = keys.ring_channel(gateway)
         self._bells = bells
-        self._actions: dict[bytes, Callable[[bytes], None]] = {b"ready": self._ready, b"final": self._final}
+        self._hearing = Hearing(keys, bells)
+
+    def expect(self, queue: Queue) -> None:
+        """Hear this queue's rings. One channel has them all."""
 
     async def run(self) -> None:
         """Listen for ever. Cancel it to stop."""
@@ -72,19 +105,5 @@ class Wakeups:
     def _hear(self, channel: bytes, data: bytes) -> None:
         if channel == self._keys.directive_channel.encode():
             self._bells.directives_changed()
-            return
-        word, _, rest = data.partition(b" ")
-        action = self._actions.get(word)
-        if action is None:
-            log.warning("heard an unknown ring", extra={"word": word[:20].decode(errors="replace")})
-            return
-        action(rest)
-
-    def _ready(self, rest: bytes) -> None:
-        number, _, tag = rest.partition(b" ")
-        queue = self._keys.queue_of(tag.decode())
-        if queue is not None:
-            self._bells.ready(queue, int(number))
-
-    def _final(self, rest: bytes) -> None:
-        self._bells.final(rest)
+        else:
+            self._hearing.ring(data)

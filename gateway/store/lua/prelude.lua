@@ -268,7 +268,7 @@ local function ring(now, ready, gateway)
       local share = math.min(wants, ready)
       if longest == gateway then
         mine, ready = mine + share, ready - share
-      elseif redis.call('PUBLISH', RING .. longest, 'ready ' .. share .. ' ' .. TAG) > 0 then
+      elseif redis.call(PUBLISH, RING .. longest .. RING_END, 'ready ' .. share .. ' ' .. TAG) > 0 then
         ready = ready - share
       end -- else it is gone without a word: the next one is rung instead
     end
@@ -353,6 +353,11 @@ end
 -- list it under its status, and let everything about it expire with it.
 --   pairs, pairs_count: msgpack map pairs `s`, `r` and the raw JSON `j` or `e`
 local function finish(now, id, status, lease, pairs, pairs_count, body, code)
+  if CLUSTER and string.match(id, '{[^}]*}') ~= TAG then
+    -- A plain arq producer chose an id whose keys belong to other slots: it cannot be a task here.
+    redis.call('ZREM', QUEUE, id)
+    return
+  end
   body = body or fetch(JOB .. id)
   local entry = entry_of(id, body)
   local job = (body and is_job(body)) and body or empty_job(0)
@@ -435,7 +440,7 @@ local function settle(now)
     for _, watcher in ipairs(redis.call('SMEMBERS', WATCH)) do
       local gateway, id = string.match(watcher, '^(%S+) (.*)$')
       if gone[id] then
-        redis.call('PUBLISH', RING .. gateway, 'final ' .. id)
+        redis.call(PUBLISH, RING .. gateway .. RING_END, 'final ' .. id)
         redis.call('SREM', WATCH, watcher)
       end
     end
