@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check lint types bench bench-peers campaign model clean
+.PHONY: run test check lint types bench bench-peers campaign failover fuzz soak model clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -42,6 +42,16 @@ bench-peers: $(VENV)/.dev  ## the gateway beside other queues (Node and Go for t
 
 campaign: $(VENV)/.dev  ## faults under load, and a checker of what came of it (SECONDS=600, SEED=1)
 	$(BIN)/python -m tests.campaign --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
+
+failover: $(VENV)/.dev  ## Sentinel failovers and split brains under load (needs root and nftables)
+	$(BIN)/python -m tests.failover --rounds 10
+
+fuzz: $(VENV)/.dev  ## the API by its document, then every reader of others' bytes, ten minutes each
+	$(BIN)/python -m tests.fuzz schema --minutes $(or $(MINUTES),10)
+	$(BIN)/python -m tests.fuzz decoders --minutes $(or $(MINUTES),10)
+
+soak: $(VENV)/.dev  ## mixed load for an hour, and what grew (MINUTES=60)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60)
 
 model: $(VENV)/.dev  ## the store against its model, for ten minutes
 	$(BIN)/python -m tests.model --minutes $(or $(MINUTES),10)

@@ -305,12 +305,11 @@ class QueueModel:
             ends_at_ms = min(now_ms + lease_ms, deadline_ms or now_ms + lease_ms)
             token = f"{claim.seed}.{len(tasks)}" if tasks else claim.seed
             assert task.rank is not None
-            task.to(
-                lease=HeldLease(
-                    token, claim.worker_id, now_ms, lease_ms, task.rank, task.attempts, deadline_ms, ends_at_ms,
-                    expires_at_ms=expires_at_ms,
-                )  # fmt: skip
-            )
+            lease = HeldLease(
+                token, claim.worker_id, now_ms, lease_ms, task.rank, task.attempts, deadline_ms, ends_at_ms,
+                expires_at_ms=expires_at_ms,
+            )  # fmt: skip
+            task.to(lease=lease)
             tasks.append((task.id, token, ends_at_ms - now_ms, task.attempts))
         return tasks
 
