@@ -156,6 +156,9 @@ def stored(spec: TaskSpec) -> bytes:
 @given(text=st.binary(max_size=3000))
 @example(b'["]]]' + b"[" * 200)
 @example(b'"\\\\"' + b"[" * 129)
+@example(b'["[""["' + b"[" * 128)
+@example(b'["","",""' + b"[" * 128)
+@example(b'["\\\\\\""' + b"[" * 128)
 @example(b'"' + b'\\"' * 3000 + b"[" * 129)
 def test_nesting_is_counted_as_a_reader_would(text: bytes) -> None:
     """Whatever is let through, no reader goes deeper than 128."""

@@ -23,9 +23,7 @@ from gateway.errors import (
 )
 
 MAX_DEPTH = 128
-# Possessive, and content with no closing quote: what is left open must not be tried again from each quote inside.
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`( - at `(.*)`)?", re.DOTALL)
 _WHERE = re.compile(r"(.*) - at (?:`key` in )?`\$(.*?)`", re.DOTALL)
@@ -103,7 +101,12 @@ def raw_bytes(raw: Raw) -> bytes:
 
 
 def _depth(body: bytes) -> int:
-    brackets = _STRINGS.sub(b"", body).translate(None, _NO_BRACKETS)
+    # Where a backslash stands outside of a string a reader ends, so it does not matter what is read behind it.
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Two quotes with nothing of interest between them change nothing for what is left: most strings are gone by that.
+    quoted = body.translate(None, _NO_STRUCTURE).replace(b'""', b"")
+    brackets = b"".join(quoted.split(b'"')[::2])
     deepest = 0
     for depth in accumulate(map(_STEP.__getitem__, brackets)):
         if depth > deepest:
