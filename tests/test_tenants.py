@@ -470,7 +470,7 @@ def all_keys(keys: Keys, tenant: str, job_type: str, text: str) -> dict[str, tup
         keys.worker_directives(tenant): ("directives", tenant), keys.idempotency(tenant, text): ("key", tenant, text),
         keys.bucket(f"tenant:{tenant}", "requests").queue_key.decode(): ("requests", tenant),
         keys.bucket(f"address:{job_type}", "requests").queue_key.decode(): ("requests of", job_type),
-        keys.queues: ("queues",), keys.api_keys: ("api keys",), keys.tenants: ("tenants",),
+        keys.queues: ("queues",), keys.api_keys: ("api keys",), keys.tenants: ("tenants",), keys.schema: ("schema",),
     }  # fmt: skip
 
 
