@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.credentials import SECRET, admin
@@ -114,3 +116,10 @@ async def test_helpful_headers_are_on_every_reply(gateway: LiveGateway) -> None:
             assert "default-src 'none'" in policy
             assert "frame-ancestors 'none'" in policy
             assert "unsafe" not in policy
+
+
+async def test_an_origin_that_is_nobodys_is_not_the_host_that_was_left_out(gateway: LiveGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /tasks HTTP/1.0\r\nOrigin: null\r\n\r\n")
+    assert (await reader.read(-1)).startswith(b"HTTP/1.1 403 ")
+    writer.close()

@@ -167,8 +167,10 @@ class Guard:
         site = headers.get(b"sec-fetch-site", b"none" if origin is None else b"")
         if site in (b"same-origin", b"none"):
             return
-        if site == b"" and origin is not None and origin.partition(b"://")[2] == headers.get(b"host", b""):
-            return
+        if site == b"" and origin is not None:
+            _, scheme_ends, place = origin.partition(b"://")
+            if scheme_ends and place == headers.get(b"host", b""):
+                return
         raise ForbiddenOrigin()
 
 
