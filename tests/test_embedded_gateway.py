@@ -83,7 +83,7 @@ async def test_it_works_in_an_empty_directory(folder: Folder, command: str) -> N
         task = await enqueue(client, payload={"hello": "world"})
         (got,) = await poll(client)
         assert (got["id"], got["payload"]) == (task["id"], {"hello": "world"})
-        assert (await client.get("/health")).json()["warnings"] == []
+        assert [one for one in (await client.get("/health")).json()["warnings"] if "no authentication" not in one] == []
     assert (folder.path / "data").is_dir()
     assert await gateway.end() == 0
     assert folder.servers() == []
