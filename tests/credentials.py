@@ -14,7 +14,7 @@ OTHER_SECRET = "another secret of the tests, also long enough"
 
 
 def token(secret: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, **claims: Any) -> str:
-    """A token that ends in an hour (tests may wait their turn that long), with `claims`; a claim that is None is left out."""
+    """A token that ends in an hour, longer than the suite takes; a claim that is None is left out."""
     given = {"exp": int(time.time()) + 3600, "sub": "tester", **claims}
     payload = {name: value for name, value in given.items() if value is not None}
     return jwt.encode(payload, secret, algorithm, headers={"kid": kid} if kid else None)
