@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import shutil
 import signal
 import sys
@@ -32,6 +33,7 @@ def main() -> int:
     given = parser.parse_args()
     # Whoever ends us ends all that we started, too: `run` tidies up on its way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     plan = Plan(
         seconds=given.minutes * 60, rate=given.rate, folder=folder / "run", source=given.source.resolve(),

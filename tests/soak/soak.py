@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -23,6 +24,9 @@ from tests.soak.producers import ALL, Producers
 from tests.soak.samples import Sample, redis_facts, usage
 from tests.soak.workers import Lurker, Worker
 
+log = logging.getLogger(__name__)
+
+_SAMPLES_PER_LINE = 60
 _CONTROL_SECONDS = 0.1
 _OPERATOR_SECONDS = 1.0
 # Until a task that may be delayed, retried and abandoned several times has ended, on a slow machine too.
@@ -94,8 +98,18 @@ class _Run:
 
     async def sample(self, stop: asyncio.Event) -> None:
         while not await _told(stop, self.plan.sample_seconds):
+            for server in (self.redis_node, *self.gateways):
+                if not server.running:
+                    raise RuntimeError(f"{server.name} ended by itself: {server.log.read_text()[-2000:]}")
             self.samples.append(await self._sample())
             await self._shorten_idempotency()
+            if len(self.samples) % _SAMPLES_PER_LINE == 0:
+                log.info(
+                    "%.0f s: %d acknowledged, %d ended, gateways %s MiB, Redis %.1f MiB, %d violations",
+                    self.samples[-1].seconds, self.ledger.acknowledged, self.ledger.ended,
+                    [round(one.memory_bytes / 2**20, 1) for one in self.samples[-1].gateways],
+                    self.samples[-1].used_memory_bytes / 2**20, len(self.ledger.violations),
+                )  # fmt: skip
 
     async def _sample(self) -> Sample:
         reply = await self.line.call("read", "GET", "/queues")
