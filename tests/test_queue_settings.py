@@ -251,6 +251,35 @@ class TestConcurrencyKeys:
         await store.tasks.complete(DEMO, one, held.token, b"1")
         assert [leased.task.id for leased in await take(store)] == [four]
 
+    @pytest.mark.parametrize("end", ["cancel", "delete", "expire"])
+    async def test_one_that_is_gone_before_it_ran_lets_the_next_of_its_key_run(
+        self, end: str, store: Store, clock: Clock
+    ) -> None:
+        (one,) = await enqueue(store, concurrency_key="a")
+        (two,) = await enqueue(store, concurrency_key="a", expires_in_ms=5000)
+        (three,) = await enqueue(store, concurrency_key="a")
+        (held,) = await take(store)
+        assert await take(store) == []
+        await store.tasks.complete(DEMO, one, held.token, b"1")
+        if end == "cancel":
+            await store.tasks.cancel(DEMO, two)
+        elif end == "delete":
+            await store.tasks.delete(DEMO, two)
+        else:
+            clock.advance(6)
+        await enqueue(store, 1, concurrency_key="a")
+        assert [leased.task.id for leased in await take(store)] == [three]
+
+    async def test_a_leased_one_whose_record_is_gone_lets_the_next_of_its_key_run(
+        self, store: Store, clock: Clock
+    ) -> None:
+        one, two = await enqueue(store, 2, concurrency_key="a")
+        await take(store)
+        await store.redis.delete(f"arq:in-progress:{store.tasks.arq_id(DEMO, one)}")
+        clock.advance(31)
+        await store.tasks.expire(DEMO)
+        assert [leased.task.id for leased in await take(store)] == [two]
+
     async def test_a_higher_bound_lets_more_of_them_run_at_once(self, store: Store) -> None:
         await enqueue(store, 1200, concurrency_key="a")
         assert len(await take(store)) == 1

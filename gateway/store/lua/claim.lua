@@ -127,6 +127,8 @@ for p = 0, polls - 1 do
       local id, score = next_ready(math.min(wanted, 1000))
       if not id then break end
       local task, token = lease(id, score, worker, tonumber(ARGV[base + 3]), ARGV[base + 4], #tasks)
+      -- One that failed here let another of its key go, which may stand before the rest of the line.
+      if unheld > 0 then line, place, drained, unheld = {}, 0, false, 0 end
       if task then
         tasks[#tasks + 1] = task
         given[#given + 1] = { id, token }

@@ -230,9 +230,12 @@ local function let_go(id, key)
   if key and redis.call('SREM', RUNNING .. key, id) == 1 then unhold(key) end
 end
 
--- A task of this key is placed anew, or gone: it is not held any more.
+-- A task of this key that has no lease is placed anew, or gone. It may have been the one that was to run next.
 local function drop_hold(id, key)
-  if key then redis.call('ZREM', HELDBY .. key, id) end
+  if not key then return end
+  redis.call('ZREM', HELDBY .. key, id)
+  redis.call('SREM', RUNNING .. key, id)
+  unhold(key)
 end
 
 -- Tasks whose time has come join the ready ones, in the order of their due times. Returns how many.
@@ -256,7 +259,7 @@ local function waiting_count() return redis.call('ZCOUNT', QUEUE, '-inf', exclus
 -- be handed out. A registration is used up by its ring. Returns how many tasks the asking gateway should claim itself.
 local function ring(now, ready, gateway)
   local mine = 0
-  ready = math.min(ready + unheld, (room(now)))
+  ready, unheld = math.min(ready + unheld, (room(now))), 0
   while ready > 0 do
     local longest = redis.call('ZRANGE', WAITING, 0, 0)[1]
     if not longest then break end
@@ -385,8 +388,7 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   count('bytes', size)
   redis.call('ZADD', SET_OF[status], 0, entry)
   redis.call('ZADD', EXPIRY, now + ttl - 1 + fraction, LETTER_OF[status] .. entry)
-  drop_hold(id, options.key)
-  if lease then let_go(id, lease[KEY]) end
+  if lease then let_go(id, lease[KEY]) else drop_hold(id, options.key) end
   if options.expires then redis.call('ZREM', EXPIRES, id) end
   release_unique(id, options)
   -- A first attempt may have a trail, too: of a release, or from before an operator's retry.
@@ -431,8 +433,9 @@ local function remember(id, entry, lease, now, outcome, brief)
     cmsgpack.pack({ lease[ATTEMPT], lease[WORKER], lease[STARTED], now, outcome, brief }))
 end
 
--- Every verb ends here: tell who waits for these outcomes, add up the totals.
+-- Every verb ends here: tell who waits for these outcomes, add up the totals, ring for what is held back no more.
 local function settle(now)
+  if unheld > 0 then ring(now, 0, '') end
   for name, number in pairs(totals) do redis.call('HINCRBY', TOTALS, name, number) end
   if #finished > 0 and redis.call('EXISTS', WATCH) == 1 then
     local gone = {}
