@@ -52,9 +52,13 @@ class LoadClient:
             self._arguments(command, url, flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def hold(self, url: str, **flags: object) -> HeldPolls:
-        """Open long polls and return when all are open. End them with `HeldPolls.release`."""
-        return HeldPolls(self._arguments("hold", url, flags))
+    def hold(self, url: str, **flags: object) -> RunningLoad:
+        """Open long polls and return when all are open. End them with `release`."""
+        return self.launch("hold", url, **flags)
+
+    def launch(self, command: str, url: str, **flags: object) -> RunningLoad:
+        """Run one of the commands that announce their beginning (hold, leases, latency); return when it did."""
+        return RunningLoad(command, self._arguments(command, url, flags))
 
     def _arguments(self, command: str, url: str, flags: dict[str, object]) -> list[str]:
         arguments = [str(self._binary), command, "-url", url]
@@ -64,24 +68,25 @@ class LoadClient:
         return arguments
 
 
-class HeldPolls:
-    """Long polls that are held open by a running client."""
+class RunningLoad:
+    """A client that runs until it is told to end. announced: the line in which it said that it had begun."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, command: str, arguments: list[str]) -> None:
+        self._command = command
         self._child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._child.stderr is not None
-        line = self._child.stderr.readline()
-        if not line.startswith("holding"):
+        self.announced = self._child.stderr.readline().strip()
+        if not self.announced.startswith(("holding", "posting")):
             self._child.kill()
             self._child.wait()
-            raise LoadFailed(f"load hold: {line.strip() or 'ended before all polls were open'}")
+            raise LoadFailed(f"load {command}: {self.announced or 'ended before it had begun'}")
 
     def release(self) -> Report:
-        """Hang up and return the report."""
+        """End it and return its report."""
         self._child.send_signal(signal.SIGTERM)
         output, errors = self._child.communicate(timeout=60)
         if self._child.returncode != 0:
-            raise LoadFailed(errors.strip())
+            raise LoadFailed(errors.strip() or f"load {self._command} ended with {self._child.returncode}")
         report: Report = json.loads(output)
         return report
 

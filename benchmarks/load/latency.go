@@ -3,18 +3,23 @@ package main
 import (
 	"flag"
 	"fmt"
+	"os"
+	"os/signal"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // latency posts tasks at a steady rate to a queue that pollers wait on, and times each from the moment its POST was to start to the
-// moment its poller holds the whole reply, by one clock. Payloads carry the sequence number that ties the two together.
+// moment its poller holds the whole reply, by one clock. Payloads carry the sequence number that ties the two together. It writes a line
+// `posting` on stderr when it begins, and ends early on SIGTERM.
 func latency(arguments []string) (*report, error) {
 	var flags common
 	set := flag.NewFlagSet("latency", flag.ExitOnError)
 	pollers := set.Int("pollers", 16, "workers that wait on the queue, each on its own connection")
-	rate := set.Float64("rate", 200, "tasks posted per second")
+	rate := set.Float64("rate", 200, "tasks posted per second; 0: as fast as workers take them, which is a closed loop that shows the capacity")
+	backlog := set.Int("backlog", 128, "with -rate 0: tasks posted and not yet received, at most")
 	wait := set.Int("wait", 20, "seconds that a poll may wait")
 	duration := set.Duration("duration", 5*time.Second, "how long to measure")
 	warmup := set.Duration("warmup", time.Second, "how long to post before measuring")
@@ -24,13 +29,25 @@ func latency(arguments []string) (*report, error) {
 		return nil, err
 	}
 	run := &dispatch{common: flags, wait: *wait, span: newWindow(*warmup, *duration)}
+	if *rate == 0 {
+		run.credit = make(chan struct{}, *backlog)
+	}
 	run.begin = time.Now()
-	run.due = make([]atomic.Int64, int((*warmup+*duration).Seconds()**rate)+16)
+	most := *rate
+	if most == 0 {
+		most = mostPerSecond
+	}
+	run.due = make([]atomic.Int64, int((*warmup+*duration).Seconds()*most)+16)
 	queue := make(chan time.Duration, len(run.due))
 	failed := make(chan error, 1)
 	go func() {
 		time.Sleep(200 * time.Millisecond) // the pollers wait by then
-		failed <- pace(run.begin, *rate, run.span.until.Sub(run.begin), queue)
+		announce("posting")
+		if *rate > 0 {
+			failed <- pace(run.begin, *rate, run.span.until.Sub(run.begin), queue, stopped())
+		} else {
+			failed <- run.follow(*backlog, queue, stopped())
+		}
 		run.settle(clients[flags.connections:])
 	}()
 	tallies := each(clients, func(index int, c *client, t *tally) {
@@ -43,7 +60,8 @@ func latency(arguments []string) (*report, error) {
 	if err := <-failed; err != nil {
 		return nil, err
 	}
-	result := sum("latency", flags.connections, *duration, tallies)
+	took := min(*duration, time.Since(run.span.from))
+	result := sum("latency", flags.connections, took, tallies)
 	result.Missing = run.posted.Load() - run.received.Load()
 	return result, nil
 }
@@ -59,6 +77,41 @@ type dispatch struct {
 	posted   atomic.Uint64
 	received atomic.Uint64
 	over     atomic.Bool
+	credit   chan struct{} // with -rate 0: one for each task that may be posted
+}
+
+// mostPerSecond is more than any gateway does on one connection's worth of client: room for the moments of a closed loop.
+const mostPerSecond = 50_000
+
+// follow sends a moment on due whenever fewer than backlog tasks are under way, until the run is over; then it closes due.
+func (d *dispatch) follow(backlog int, due chan<- time.Duration, stop <-chan struct{}) error {
+	defer close(due)
+	for range backlog {
+		d.credit <- struct{}{}
+	}
+	end := time.After(time.Until(d.span.until))
+	for range len(d.due) {
+		select {
+		case <-d.credit:
+			due <- time.Since(d.begin)
+		case <-end:
+			return nil
+		case <-stop:
+			return nil
+		}
+	}
+	return fmt.Errorf("more than %d tasks a second: the run has no room for their times", mostPerSecond)
+}
+
+// stopped returns a channel that SIGTERM closes.
+func stopped() <-chan struct{} {
+	signals, stop := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, syscall.SIGTERM)
+	go func() {
+		<-signals
+		close(stop)
+	}()
+	return stop
 }
 
 // post sends the tasks that come due.
@@ -140,7 +193,16 @@ func (d *dispatch) note(t *tally, received task, arrival time.Duration) {
 		return
 	}
 	d.received.Add(1)
-	if !d.begin.Add(due).Before(d.span.from) {
+	counted := !d.begin.Add(due).Before(d.span.from)
+	if d.credit != nil {
+		// What counts here is the rate: of what came within the time.
+		counted = d.span.holds(d.begin.Add(arrival))
+		select {
+		case d.credit <- struct{}{}:
+		default:
+		}
+	}
+	if counted {
 		t.tasks++
 		t.of("dispatch").record(arrival - due)
 	}

@@ -1,4 +1,5 @@
-// Load makes and measures HTTP load on a task gateway: it posts tasks, works them off, times their dispatch and holds polls open.
+// Load makes and measures HTTP load on a task gateway: it posts tasks, works them off, times their dispatch,
+// holds polls open, reads, and keeps leases alive.
 //
 // Each run prints one JSON object on stdout (see report.go) and exits 0, also when requests failed: those are counted in it.
 // It exits 2 on a wrong flag and 1 when the server cannot be reached at all.
@@ -17,11 +18,13 @@ var commands = map[string]func(arguments []string) (*report, error){
 	"work":    work,
 	"latency": latency,
 	"hold":    hold,
+	"get":     get,
+	"leases":  leases,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: load post|work|latency|hold [flags]; `load post -h` lists a command's flags")
+		fmt.Fprintln(os.Stderr, "usage: load post|work|latency|hold|get|leases [flags]; `load post -h` lists a command's flags")
 		os.Exit(2)
 	}
 	// Few objects outlive a request here: collecting seldom leaves the cores to what is measured.

@@ -10,10 +10,11 @@ import (
 
 // pace sends on due the moments, counted from begin, at which the requests of a steady rate are to start, until span is over; then it
 // closes due. Moments are never left out: when the machine was late, the missed ones follow at once with their own times, so that a
-// latency counted from them holds the time that a request had to wait for its turn (no coordinated omission).
+// latency counted from them holds the time that a request had to wait for its turn (no coordinated omission). It ends early when stop is
+// closed, which may be nil.
 //
 // It reads a Linux timer descriptor, since Go's own timers fire up to a millisecond late.
-func pace(begin time.Time, rate float64, span time.Duration, due chan<- time.Duration) error {
+func pace(begin time.Time, rate float64, span time.Duration, due chan<- time.Duration, stop <-chan struct{}) error {
 	defer close(due)
 	interval := time.Duration(float64(time.Second) / rate)
 	if interval <= 0 {
@@ -28,6 +29,11 @@ func pace(begin time.Time, rate float64, span time.Duration, due chan<- time.Dur
 	defer timer.Close()
 	var expirations [8]byte
 	for next < span {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
 		if _, err := timer.Read(expirations[:]); err != nil {
 			return fmt.Errorf("timer: %w", err)
 		}

@@ -18,6 +18,18 @@ func appendPayload(to []byte, sequence uint64, size int) []byte {
 	return append(to, closing...)
 }
 
+// queueNames lists the job types that a run is spread over: the one given, or as many with -0, -1, .. behind it.
+func queueNames(jobType string, queues int) []string {
+	if queues <= 1 {
+		return []string{jobType}
+	}
+	names := make([]string, queues)
+	for i := range names {
+		names[i] = jobType + "-" + strconv.Itoa(i)
+	}
+	return names
+}
+
 // appendTask appends the body of `POST /tasks` for one task.
 func appendTask(to []byte, jobType string, sequence uint64, payloadBytes int) []byte {
 	to = append(to, `{"job_type":"`...)

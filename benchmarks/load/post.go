@@ -15,6 +15,7 @@ func post(arguments []string) (*report, error) {
 	path := set.String("path", "/tasks", "where to post")
 	expect := set.Int("expect", 201, "the status of a good reply")
 	batch := set.Int("batch", 1, "tasks per request; above 1 they are sent as a JSON array")
+	queues := set.Int("queues", 1, "spread the tasks over that many job types, in turn: the -job-type with -0, -1, .. behind")
 	rate := set.Float64("rate", 0, "requests per second, 0 for a closed loop")
 	limit := set.Uint64("tasks", 0, "stop after that many tasks, 0 for no such bound")
 	duration := set.Duration("duration", 5*time.Second, "how long to measure")
@@ -27,7 +28,7 @@ func post(arguments []string) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &poster{common: flags, path: *path, expect: *expect, batch: *batch, limit: *limit}
+	p := &poster{common: flags, path: *path, expect: *expect, batch: *batch, limit: *limit, queues: queueNames(flags.jobType, *queues)}
 	span := newWindow(*warmup, *duration)
 	var tallies []*tally
 	if *rate > 0 {
@@ -53,6 +54,7 @@ type poster struct {
 	expect   int
 	batch    int
 	limit    uint64
+	queues   []string
 	sequence atomic.Uint64
 	last     atomic.Int64 // unix ns at which the latest counted reply came
 	missing  atomic.Uint64
@@ -76,7 +78,7 @@ func (p *poster) openLoop(clients []*client, span window, rate float64) ([]*tall
 	begin := time.Now()
 	due := make(chan time.Duration, 1<<20)
 	failed := make(chan error, 1)
-	go func() { failed <- pace(begin, rate, span.until.Sub(begin), due) }()
+	go func() { failed <- pace(begin, rate, span.until.Sub(begin), due, nil) }()
 	giveUp := span.until.Add(5 * time.Second)
 	late := span
 	late.until = giveUp
@@ -115,7 +117,7 @@ func (p *poster) body(to []byte) ([]byte, int) {
 	}
 	first := last - uint64(p.batch)
 	if p.batch == 1 {
-		return appendTask(to, p.jobType, first, p.payloadBytes), 1
+		return appendTask(to, p.queue(first), first, p.payloadBytes), 1
 	}
 	for i := range count {
 		separator := byte(',')
@@ -123,9 +125,14 @@ func (p *poster) body(to []byte) ([]byte, int) {
 			separator = '['
 		}
 		to = append(to, separator)
-		to = appendTask(to, p.jobType, first+uint64(i), p.payloadBytes)
+		to = appendTask(to, p.queue(first+uint64(i)), first+uint64(i), p.payloadBytes)
 	}
 	return append(to, ']'), count
+}
+
+// queue is the job type of the task with that number.
+func (p *poster) queue(sequence uint64) string {
+	return p.queues[sequence%uint64(len(p.queues))]
 }
 
 // post sends one body and counts its reply, with the time since start as its latency. It returns when the reply came.

@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
+
+// mostTypes is how many job types the protocol lets a poll name.
+const mostTypes = 100
 
 // work polls and completes tasks on every connection. With -next each completion asks for the next task in the same request, as the
 // protocol recommends; without it every task costs a poll and a completion. With -max above 1 a request carries a whole batch.
@@ -20,6 +24,7 @@ func work(arguments []string) (*report, error) {
 	batch := set.Int("max", 1, "tasks per request; above 1 by POST /poll and POST /outcomes")
 	wait := set.Int("wait", 5, "seconds that a poll may wait")
 	keep := set.Bool("keep", false, "claim only, complete nothing")
+	queues := set.Int("queues", 1, "job types: each worker polls for its share of the -job-type with -0, -1, .. behind, at most 100")
 	leaseSeconds := set.Int("lease-seconds", 0, "the leases' length, 0 for the tasks' own")
 	limit := set.Uint64("tasks", 0, "stop after that many tasks, 0 for no such bound")
 	duration := set.Duration("duration", 5*time.Second, "how long to measure, at most")
@@ -29,9 +34,13 @@ func work(arguments []string) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
+	names := queueNames(flags.jobType, *queues)
+	if share := (len(names) + flags.connections - 1) / flags.connections; share > mostTypes {
+		return nil, fmt.Errorf("-queues %d leaves %d job types to each connection, and a poll takes %d", *queues, share, mostTypes)
+	}
 	span := newWindow(*warmup, *duration)
 	crew := &crew{
-		common: flags, next: *next && !*keep, keep: *keep, batch: *batch, wait: *wait, leaseSeconds: *leaseSeconds, limit: *limit, span: span,
+		common: flags, next: *next && !*keep, keep: *keep, batch: *batch, wait: *wait, leaseSeconds: *leaseSeconds, limit: *limit, span: span, names: names,
 		seed: maphash.MakeSeed(), seen: make(map[uint64]struct{}, 1<<17), finished: make(chan struct{}),
 	}
 	go crew.hangUp(clients)
@@ -54,6 +63,7 @@ type crew struct {
 	leaseSeconds int
 	limit        uint64
 	span         window
+	names        []string
 
 	asked    atomic.Uint64 // tasks done, in hand or asked for: what may still be asked for is the bound less these
 	done     atomic.Uint64
@@ -84,7 +94,9 @@ func (w *crew) hangUp(clients []*client) {
 
 func (w *crew) run(index int, c *client, t *tally) {
 	worker := &worker{crew: w, c: c, t: t, id: "bench-" + strconv.Itoa(index)}
-	worker.pollPath = fmt.Sprintf("/poll?worker_id=%s&task_type=%s&wait=%d", worker.id, w.jobType, w.wait)
+	types := w.share(index)
+	worker.types = `"` + strings.Join(types, `","`) + `"`
+	worker.pollPath = fmt.Sprintf("/poll?worker_id=%s&task_type=%s&wait=%d", worker.id, strings.Join(types, ","), w.wait)
 	if w.leaseSeconds > 0 {
 		worker.pollPath += "&lease_seconds=" + strconv.Itoa(w.leaseSeconds)
 	}
@@ -108,6 +120,18 @@ func (w *crew) run(index int, c *client, t *tally) {
 			}
 		}
 	}
+}
+
+// share lists the job types of one worker: every one has a worker, and every worker has one.
+func (w *crew) share(index int) []string {
+	if len(w.names) <= w.connections {
+		return w.names[index%len(w.names) : index%len(w.names)+1]
+	}
+	var types []string
+	for i := index; i < len(w.names); i += w.connections {
+		types = append(types, w.names[i])
+	}
+	return types
 }
 
 // reserve returns how many tasks may be asked for: a batch, or what is left of the bound. Without this the last requests would wait
@@ -136,6 +160,7 @@ type worker struct {
 	c        *client
 	t        *tally
 	id       string
+	types    string // its job types, as the elements of a JSON array
 	pollPath string
 	body     []byte
 	path     []byte
@@ -152,7 +177,7 @@ func (w *worker) poll(count int) bool {
 	if w.batch == 1 {
 		status, reply, err = w.c.do("GET", w.pollPath, nil)
 	} else {
-		w.body = fmt.Appendf(w.body[:0], `{"worker_id":"%s","task_type":["%s"],"wait":%d,"max":%d`, w.id, w.jobType, w.wait, count)
+		w.body = fmt.Appendf(w.body[:0], `{"worker_id":"%s","task_type":[%s],"wait":%d,"max":%d`, w.id, w.types, w.wait, count)
 		if w.leaseSeconds > 0 {
 			w.body = fmt.Appendf(w.body, `,"lease_seconds":%d`, w.leaseSeconds)
 		}
@@ -236,6 +261,9 @@ func (w *worker) complete(next int) bool {
 func (w *worker) appendNext(body []byte, next int) []byte {
 	if next == 0 {
 		return body
+	}
+	if len(w.names) > 1 {
+		return fmt.Appendf(body, `,"next":{"max":%d,"wait":%d,"task_type":[%s]}`, next, w.wait, w.types)
 	}
 	return fmt.Appendf(body, `,"next":{"max":%d,"wait":%d}`, next, w.wait)
 }

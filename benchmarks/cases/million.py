@@ -1,0 +1,103 @@
+"""A million waiting tasks: what each takes of Redis's memory, what a claim costs beside queues of 100 to 100,000, and
+how long lists and counts take.
+
+Claims are only made, not completed: their time over HTTP on one connection, and the time that Redis counts for the
+script. Lists and counts are read on one connection, by an operator who looks at one page after the other.
+"""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench, interleaved
+from benchmarks.figures import Goal, Row, at_most, ratios
+from benchmarks.http_server import HttpServer
+from benchmarks.redis_server import RedisServer
+
+_DEPTHS = (100, 1_000, 10_000, 100_000, 1_000_000)
+_CLAIMS = 1_000
+_SMALLEST_BATCH = 50
+_LEASE_SECONDS = 3_600  # nothing lapses meanwhile
+_READ_SECONDS = 1.5
+_PAGE_MS = at_most(20)
+
+
+def run(bench: Bench) -> list[Row]:
+    """Fill a Redis once, then measure round by round."""
+    depths = [bench.size(depth) if depth > _CLAIMS else depth for depth in _DEPTHS]
+    most = depths[-1]
+    polls_ms: dict[str, list[float]] = {str(depth): [] for depth in depths}
+    script_us: dict[str, list[float]] = {str(depth): [] for depth in depths}
+    read_ms: dict[str, list[float]] = {name: [] for name in _reads(most)}
+    with bench.redis() as redis, bench.gateway(redis) as gateway:
+        before = redis.used_memory_bytes()
+        bench.fill(gateway.url, most, _queue(most))
+        memory_bytes = [(redis.used_memory_bytes() - before) / most]
+        for depth in depths[:-1]:
+            bench.fill(gateway.url, depth, _queue(depth))
+        for round_number in range(bench.rounds):
+            for name in interleaved(round_number, list(polls_ms)):
+                poll, script = _claims(bench, gateway, redis, int(name), round_number)
+                polls_ms[name].append(poll)
+                script_us[name].append(script)
+            for name in interleaved(round_number, list(read_ms)):
+                path, walk, _ = _reads(most)[name]
+                report = bench.measure(
+                    name, round_number, [gateway, redis], "get", gateway.url, path=path, walk=walk, connections=1,
+                    warmup="200ms", duration=f"{min(bench.seconds, _READ_SECONDS)}s",
+                )  # fmt: skip
+                read_ms[name].append(report["latency_ms"]["request"]["p99"])
+    small, large = str(depths[1]), str(most)
+    return [
+        Row(f"Redis memory of a waiting task, {most:,} waiting", "bytes", memory_bytes, at_most(700)),
+        *(Row(f"poll with {int(name):,} waiting, p50", "ms", found) for name, found in polls_ms.items()),
+        Row(
+            f"poll, {most:,} waiting against {depths[1]:,}", "", ratios(polls_ms[large], polls_ms[small]), at_most(1.3)
+        ),
+        *(Row(f"claim script with {int(name):,} waiting", "us", found) for name, found in script_us.items()),
+        Row(
+            f"claim script, {most:,} waiting against {depths[1]:,}", "",
+            ratios(script_us[large], script_us[small]), at_most(1.3),
+        ),
+        *(Row(f"{name}, p99", "ms", read_ms[name], goal) for name, (_, _, goal) in _reads(most).items()),
+    ]  # fmt: skip
+
+
+def _reads(most: int) -> dict[str, tuple[str, bool, Goal | None]]:
+    """What is read: its path, whether page follows page, its goal."""
+    page = f"/tasks?job_type={_queue(most)}&limit=50"
+    return {
+        "page of 50, the newest": (page, False, _PAGE_MS),
+        "page of 50, page after page": (page, True, _PAGE_MS),
+        "page of 50, pending ones": (f"{page}&status=pending", False, _PAGE_MS),
+        "page of 50, of all queues": ("/tasks?limit=50", False, _PAGE_MS),
+        # The leased tasks are the oldest of all: each page looks at thousands that wait, and shows none.
+        "page of a filter that passes few": (f"{page}&status=processing", True, None),
+        "count of the queue": (f"/queues/{_queue(most)}", False, _PAGE_MS),
+        "counts of all queues": ("/queues", False, _PAGE_MS),
+    }
+
+
+def _claims(
+    bench: Bench, gateway: HttpServer, redis: RedisServer, depth: int, round_number: int
+) -> tuple[float, float]:
+    """Claim from a queue of about that depth. Returns the poll's p50 in ms, and the script's us.
+
+    Each batch of claims is filled in beforehand, so at most half of a queue more than its depth waits.
+    """
+    claims = bench.size(_CLAIMS)
+    batch = min(claims, max(depth // 2, _SMALLEST_BATCH))
+    p50_ms, calls, usec = [], 0, 0
+    for _ in range(claims // batch):
+        bench.fill(gateway.url, batch, _queue(depth))
+        calls_before, usec_before = redis.script_cost()
+        report = bench.measure(
+            f"claim, {depth}", round_number, [gateway, redis], "work", gateway.url, job_type=_queue(depth),
+            connections=1, keep=True, tasks=batch, lease_seconds=_LEASE_SECONDS, duration="60s",
+        )  # fmt: skip
+        calls_after, usec_after = redis.script_cost()
+        calls, usec = calls + calls_after - calls_before, usec + usec_after - usec_before
+        p50_ms.append(report["latency_ms"]["poll"]["p50"])
+    return sum(p50_ms) / len(p50_ms), usec / calls
+
+
+def _queue(depth: int) -> str:
+    return f"waiting-{depth}"
