@@ -13,6 +13,7 @@ from tests.campaign.arena import Size
 from tests.campaign.checker import check
 from tests.campaign.contents import Contents, Stored
 from tests.campaign.history import Operation
+from tests.campaign.producers import KEYED_QUEUE, LIMITED_QUEUE
 
 _ROOT = Path(__file__).parents[1]
 _TASK = "order~1"
@@ -160,12 +161,68 @@ def test_order_is_judged_by_priority_and_time(priority: str, kinds: set[str]) ->
     assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
 
 
+@pytest.mark.parametrize(("key", "kinds"), [("k", {"FIFO broken"}), ("other", set())])
+def test_the_order_of_held_back_tasks_is_judged_by_their_key(key: str, kinds: set[str]) -> None:
+    story = Story().enqueue(0, 1, job_type=KEYED_QUEUE, concurrency_key="k")
+    story.enqueue(2, 3, payload="p2", job_type=KEYED_QUEUE, concurrency_key=key)
+    story.poll(4, 5, "t2", payload="p2").poll(26, 27)
+    assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
+
+
 def test_a_bound_that_is_overshot_and_a_bare_500_are_told() -> None:
     story = Story().enqueue(0, 1).enqueue(2, 3, payload="p2").poll(4, 5).poll(6, 7, "t2", payload="p2")
     assert "queue bound overshot" in story.kinds(queue_size=1)
     assert "unexpected 5xx" in story.add("poll", 8, 9, 500, {"task_type": []}, {"code": "internal"}).kinds()
     story.add("poll", 8, 9, 503, {"task_type": []}, {"code": "store_unavailable"})
     assert "503 without Retry-After" in story.kinds()
+
+
+def _two(**asked: Any) -> Story:
+    """Two tasks of a queue, the second handed out while the first is for certain."""
+    story = Story().enqueue(0, 1, **asked).enqueue(2, 3, payload="p2", **asked)
+    return story.poll(4, 5).poll(6, 7, "t2", payload="p2")
+
+
+def test_two_leases_of_one_concurrency_key_are_told() -> None:
+    assert "concurrency key passed" in _two(concurrency_key="k").kinds()
+    assert "concurrency key passed" not in _two().kinds()
+    story = Story().enqueue(0, 1, concurrency_key="k").enqueue(2, 3, payload="p2", concurrency_key="k")
+    # The first may have been let go by a report that got no answer.
+    story.poll(4, 5).report(5.5, status=0).poll(6, 7, "t2", payload="p2")
+    assert "concurrency key passed" not in story.kinds()
+
+
+def test_a_queue_with_more_in_workers_hands_than_it_may_have_is_told() -> None:
+    story = Story()
+    for number in range(1, 8):
+        story.enqueue(0, 1, payload=f"p{number}", job_type=LIMITED_QUEUE)
+    for number in range(1, 7):
+        story.poll(2, 3, f"t{number}", payload=f"p{number}")
+    assert "max_processing passed" not in story.kinds()
+    assert "max_processing passed" in story.poll(4, 5, "t7", payload="p7").kinds()
+
+
+@pytest.mark.parametrize(("repeated_with", "told"), [(5, True), (0, False)])
+def test_a_hand_out_while_its_queue_is_paused_is_told(repeated_with: int, told: bool) -> None:
+    story = Story().enqueue(0, 1).enqueue(0, 1, payload="p2").poll(2, 3)
+    story.report(4, "fail").report(4.2, "fail").poll(5, 6, "t2", payload="p2")
+    story.operations[3].facts["pause_queue_seconds"] = 5
+    story.operations[4].facts["pause_queue_seconds"] = repeated_with
+    assert ("handed out while paused" in story.kinds()) == told
+
+
+def test_a_task_that_is_handed_out_too_old_after_a_release_is_told() -> None:
+    story = Story().enqueue(0, 1, expires_in_seconds=3).poll(2, 3).report(3.2, "release")
+    assert "handed out too old" in story.poll(5, 6, "t2").kinds()
+    assert (
+        "handed out too old" not in Story().enqueue(0, 1, expires_in_seconds=3).poll(2, 3).poll(14, 15, "t2", 2).kinds()
+    )
+
+
+def test_a_task_that_expired_too_soon_or_after_its_start_is_told() -> None:
+    story = Story().enqueue(0, 1, expires_in_seconds=30)
+    story.left = [Stored(_TASK, "order", "failed", "p1", 1, 2, 100.0, 120.0, error_type="expired")]
+    assert story.kinds() >= {"expired too soon", "expired after its start"}
 
 
 def test_every_mutant_still_finds_its_text(tmp_path: Path) -> None:

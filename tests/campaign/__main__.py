@@ -23,11 +23,12 @@ _ROOT = Path(__file__).parents[2]
 
 def main() -> int:
     """Run the campaign that the arguments describe, once per seed."""
+    known = f"{', '.join(faults.SETS)}, or some of {', '.join(faults.FAULTS)}"
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="of load and faults, per seed")
     parser.add_argument("--seed", type=int, default=1, help="of the first campaign")
     parser.add_argument("--seeds", type=int, default=1, help="how many campaigns")
-    parser.add_argument("--faults", default="usual", help=f"usual, none, or names: {', '.join(faults.FAULTS)}")
+    parser.add_argument("--faults", default="usual", help=f"one of {known}")
     parser.add_argument("--gateways", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of workers")
     parser.add_argument("--clients", type=int, default=12, help="clients per process")
@@ -68,8 +69,8 @@ def main() -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    if text in ("usual", "none"):
-        return faults.USUAL if text == "usual" else ()
+    if text in faults.SETS:
+        return faults.SETS[text]
     names = tuple(text.replace("usual", ",".join(faults.USUAL)).split(","))
     unknown = [name for name in names if name not in faults.FAULTS]
     if unknown:

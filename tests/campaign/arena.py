@@ -18,6 +18,7 @@ import msgspec
 from tests.campaign.disks import Disk
 from tests.campaign.history import Fault, Log
 from tests.campaign.network import Network
+from tests.campaign.producers import SETTINGS
 from tests.campaign.proxy import FaultProxy
 from tests.campaign.servers import GatewayNode, LoadNode, RedisNode, free_port
 
@@ -96,6 +97,16 @@ class Arena:
         for node, link in zip(self.gateways, self.client_links, strict=True):
             await asyncio.to_thread(node.wait_ready)
             await link.start()
+        for queue, settings in SETTINGS.items():
+            await asyncio.to_thread(self._set, queue, settings)
+
+    def _set(self, queue: str, settings: dict[str, int]) -> None:
+        request = urllib.request.Request(
+            f"{self.gateways[0].url}/queues/{queue}", msgspec.json.encode(settings),
+            {"Content-Type": "application/json"}, method="PUT",
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            reply.read()
 
     def start_clients(self) -> None:
         """Start producers and workers."""

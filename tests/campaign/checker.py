@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-from tests.campaign import checks_leases, checks_order, checks_outcomes, checks_replies, checks_store
+from tests.campaign import checks_leases, checks_limits, checks_order, checks_outcomes, checks_replies, checks_store
 from tests.campaign.contents import Contents
 from tests.campaign.history import NO_ANSWER, Fault, Operation
 from tests.campaign.timeline import build
@@ -44,6 +44,7 @@ def check(
         *checks_leases.check(timeline),
         *checks_outcomes.check(timeline, contents),
         *ordered,
+        *checks_limits.check(timeline, contents),
         *checks_store.check(contents),
         *checks_replies.check(timeline, contents),
     ]

@@ -1,7 +1,8 @@
 """Order and bounds: priority first, FIFO inside one, never more waiting than TASK_QUEUE_SIZE, unique keys unique.
 
-Order is judged only where the times leave no doubt: among tasks of the queue whose tasks are ready at once, at moments
-when no poll without an answer can have held one of them for a while.
+Order is judged only where the times leave no doubt: among tasks of the queues whose tasks are ready at once (in one of
+them among those of one concurrency key, which are held back meanwhile), at moments when no poll without an answer can
+have held one of them for a while.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from tests.campaign.contents import Contents
 from tests.campaign.history import NO_ANSWER, Fault, Operation
-from tests.campaign.producers import ORDER_QUEUE, PRIORITIES
+from tests.campaign.producers import KEYED_QUEUE, ORDER_QUEUE, PRIORITIES
 from tests.campaign.timeline import ROUNDING_SECONDS, Timeline, effective
 from tests.campaign.violations import Violation
 
@@ -34,19 +35,23 @@ class _First(msgspec.Struct):
 
 def check(timeline: Timeline, contents: Contents, queue_size: int) -> tuple[list[Violation], int]:
     """Return every broken promise about order and bounds, and how many hand-outs could be judged for order."""
-    firsts = _first_grants(timeline)
-    doubts = _doubts(timeline)
-    certain = [first for first in firsts if not _within(doubts, first.at)]
-    found = list(_order(firsts, certain))
+    found, judged = [], 0
+    for queue in (ORDER_QUEUE, KEYED_QUEUE):
+        doubts = _doubts(timeline, queue)
+        for firsts in _first_grants(timeline, queue):
+            certain = [first for first in firsts if not _within(doubts, first.at)]
+            found += _order(firsts, certain)
+            judged += len(certain)
     found += _overshoot(timeline, queue_size)
     found += _unique(timeline, contents)
-    return found, len(certain)
+    return found, judged
 
 
-def _first_grants(timeline: Timeline) -> list[_First]:
-    firsts = []
+def _first_grants(timeline: Timeline, queue: str) -> list[list[_First]]:
+    """First hand-outs of a queue by time, those of each concurrency key by themselves."""
+    by_key: dict[str, list[_First]] = defaultdict(list)
     for item in timeline.items.values():
-        if item.asked["job_type"] != ORDER_QUEUE or not item.created_id:
+        if item.asked["job_type"] != queue or not item.created_id:
             continue
         grants = timeline.grants.get(item.created_id)
         if grants:
@@ -54,11 +59,12 @@ def _first_grants(timeline: Timeline) -> list[_First]:
                 timeline.cancels.get(item.created_id) or timeline.retries.get(item.created_id)
             )
             priority = item.asked.get("priority", "normal")
-            firsts.append(_First(item.created_id, priority, item.start, item.end, grants[0].at, straight))
-    return sorted(firsts, key=lambda first: first.at)
+            first = _First(item.created_id, priority, item.start, item.end, grants[0].at, straight)
+            by_key[item.asked.get("concurrency_key", "")].append(first)
+    return [sorted(firsts, key=lambda first: first.at) for firsts in by_key.values()]
 
 
-def _doubts(timeline: Timeline) -> list[tuple[float, float]]:
+def _doubts(timeline: Timeline, queue: str) -> list[tuple[float, float]]:
     """When a claim whose answer was lost may have taken a task away for a while, its attempt uncounted."""
     kills: dict[str, list[Fault]] = defaultdict(list)
     for fault in timeline.faults:
@@ -69,7 +75,7 @@ def _doubts(timeline: Timeline) -> list[tuple[float, float]]:
     for poll in timeline.lost_polls:
         # What died with its gateway is not put back: its lease lapses, and the attempt counts. So with a 503.
         unknown = poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)])
-        if unknown and ORDER_QUEUE in _queues(poll):
+        if unknown and queue in _queues(poll):
             spans.append((poll.start, poll.end + _HAND_BACK_SECONDS))
     merged: list[tuple[float, float]] = []
     for start, end in sorted(spans):
@@ -82,7 +88,7 @@ def _doubts(timeline: Timeline) -> list[tuple[float, float]]:
 
 def _queues(poll: Operation) -> list[str]:
     asked = poll.facts.get("next", poll.facts)
-    return asked.get("task_type") or [ORDER_QUEUE]
+    return asked.get("task_type") or [ORDER_QUEUE, KEYED_QUEUE]
 
 
 def _killed(poll: Operation, kills: list[Fault]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from tests.campaign.producers import ORDER_QUEUE, QUEUES, unix
+from tests.campaign.producers import ALL_QUEUES, unix
 
 FINAL = ("completed", "failed", "cancelled")
 
@@ -49,7 +49,7 @@ def _get(url: str) -> dict[str, Any]:
 async def read(gateway_url: str, redis_url: str) -> Contents:
     """Walk the lists of one gateway and every key of its Redis. keys: type and TTL in ms (-1: none)."""
     tasks, twice = {}, []
-    for queue in (*QUEUES, ORDER_QUEUE):
+    for queue in ALL_QUEUES:
         cursor = ""
         while True:
             page = await asyncio.to_thread(_get, f"{gateway_url}/tasks?job_type={queue}&limit=200{cursor}")

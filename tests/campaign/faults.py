@@ -282,3 +282,6 @@ NEED_NETWORK = ("packet_loss", "partition", "one_way")
 NEED_CLOCKS = ("clocks",)
 _ALL_NEEDY = (*NEED_SMALL_DISK, *NEED_FORGETFUL_DISK, *NEED_NETWORK, *NEED_CLOCKS)
 USUAL = tuple(name for name in FAULTS if name not in _ALL_NEEDY)
+# Gateways die all the time, Redis and its power now and then: a name that comes again comes as much more often.
+KILLS = (*("gateway_kill",) * 6, *("redis_kill",) * 2, "power_cut", "worker_kill")
+SETS: dict[str, tuple[str, ...]] = {"usual": USUAL, "kills": KILLS, "none": ()}

@@ -88,6 +88,25 @@ MUTANTS = {
         "prelude", "return priority * PRIORITY_WIDTH + sequence", "return 2 * PRIORITY_WIDTH + sequence",
         "priority ignored",
     ),
+    "concurrency key ignored": _lua(
+        "claim", ">= settings().max_processing_per_key then", ">= 1000 then", "concurrency key passed"
+    ),
+    "concurrency key not let go by a lapse": _lua(
+        "expire", "let_go(id, lease[KEY])", "tostring(lease[KEY])", "not drained", "key without an owner"
+    ),
+    "held tasks let go from the end": _lua(
+        "prelude", "redis.call('ZPOPMIN', HELDBY .. key)", "redis.call('ZPOPMAX', HELDBY .. key)",
+        "FIFO broken", "priority ignored", seconds=10,
+    ),
+    "max_processing ignored": _lua(
+        "claim", "local free, resumes_at = room(now)", "local free, resumes_at = 1000, 0", "max_processing passed"
+    ),
+    "pause ignored": _lua(
+        "fail", "if pause_ms > 0 and", "if pause_ms > 9e9 and", "handed out while paused", seconds=10
+    ),
+    "time to start by forgotten by a release": _lua(
+        "release", "if lease[EXPIRES_AT] then", "if not lease then", "handed out too old", seconds=20
+    ),
     "results that stay for ever": _lua(
         "prelude", "redis.call('SET', RESULT .. id, record, 'PX', ttl)", "redis.call('SET', RESULT .. id, record)",
         "key without a TTL",

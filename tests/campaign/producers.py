@@ -12,6 +12,16 @@ from tests.campaign.wire import Client, Misbehaviour
 QUEUES = ("mixed-a", "mixed-b", "mixed-c")
 # Tasks here are never delayed, limited or unique: their order is checked.
 ORDER_QUEUE = "order"
+# Likewise, but each has a concurrency key: one of a key runs at a time.
+KEYED_QUEUE = "keyed"
+# Few run at a time, of a concurrency key fewer still.
+LIMITED_QUEUE = "limited"
+# Workers pause it now and then.
+PAUSED_QUEUE = "paused"
+ALL_QUEUES = (*QUEUES, ORDER_QUEUE, KEYED_QUEUE, LIMITED_QUEUE, PAUSED_QUEUE)
+# What an operator has set before the first task.
+SETTINGS = {LIMITED_QUEUE: {"max_processing": 6, "max_processing_per_key": 2}}
+_KEYS = 12
 PRIORITIES = ("low", "normal", "high", "critical")
 _PAUSE_SECONDS = 0.01
 _BACKOFF_SECONDS = (0.1, 0.4)
@@ -64,16 +74,25 @@ class Producer:
         if rng.random() < 0.35:
             task["job_type"] = ORDER_QUEUE
             return task
+        special = rng.random()
+        if special < 0.08:
+            return task | {"job_type": KEYED_QUEUE, "concurrency_key": f"c{rng.randrange(_KEYS)}"}
+        if special < 0.12:
+            task["job_type"] = LIMITED_QUEUE
+            if rng.random() < 0.5:
+                task["concurrency_key"] = f"c{rng.randrange(3)}"
+        elif special < 0.15:
+            task["job_type"] = PAUSED_QUEUE
         task["max_attempts"] = rng.choice((1, 2, 3, 25))
         if rng.random() < 0.2:
             task["delay_seconds"] = round(rng.uniform(0.05, 2.0), 3)
-        if rng.random() < 0.05:
+        if rng.random() < 0.1:
             task["expires_in_seconds"] = task.get("delay_seconds", 0) + round(rng.uniform(0.3, 3), 3)
         if rng.random() < 0.05:
             task["timeout_seconds"] = 1.2
         if rng.random() < 0.03:
             task["retention_seconds"] = 0
-        if rng.random() < 0.12:
+        if "concurrency_key" not in task and rng.random() < 0.12:
             # Some that many ask for, and some that nobody will ask for again.
             task["unique_key"] = rng.choice((f"k{rng.randrange(4)}", f"only {payload[:40]}"))
             task["unique_until"] = rng.choice(("finished", "finished", "started"))
@@ -87,7 +106,7 @@ class Producer:
         atomic = batch and rng.random() < 0.3
         if atomic:
             queue = items[0]["job_type"]
-            items = [item | {"job_type": queue} for item in items if item["job_type"] == queue]
+            items = [item for item in items if item["job_type"] == queue]
         # A request may be repeated later than a task without retention is remembered: docs/reliability.md names it.
         kept = all(item.get("retention_seconds") != 0 for item in items)
         key = f"{self._client.name}-key-{self._number}" if kept and rng.random() < 0.4 else None

@@ -6,10 +6,11 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from tests.campaign.producers import ORDER_QUEUE, QUEUES, unix
+from tests.campaign.producers import ALL_QUEUES, KEYED_QUEUE, ORDER_QUEUE, PAUSED_QUEUE, unix
 from tests.campaign.wire import Client, Misbehaviour, Reply
 
-_ALL = (*QUEUES, ORDER_QUEUE)
+_ALL = ALL_QUEUES
+_ORDERED = {ORDER_QUEUE, KEYED_QUEUE}
 _BACKOFF_SECONDS = (0.05, 0.3)
 _REPEATS = 8
 Task = dict[str, Any]
@@ -45,7 +46,7 @@ class Worker:
 
     async def _poll(self) -> list[Task]:
         rng = self._rng
-        queues = rng.sample(_ALL, rng.choice((1, 2, 4)))
+        queues = rng.sample(_ALL, rng.choice((1, 2, 4, 6)))
         if self._quiet or rng.random() < 0.3:
             queues = list(_ALL)
         body: dict[str, Any] = {
@@ -59,8 +60,8 @@ class Worker:
             body["poll_id"] = poll_id
         for _ in range(_REPEATS):
             misbehaviour = None
-            # A poll given up holds tasks for a moment, and nobody can tell then who came first: not in that queue.
-            if not self._quiet and ORDER_QUEUE not in queues and rng.random() < 0.08:
+            # A poll given up holds tasks for a moment, and nobody can tell then who came first: not in these queues.
+            if not self._quiet and _ORDERED.isdisjoint(queues) and rng.random() < 0.08:
                 seconds = rng.choice((rng.uniform(0, 0.004), rng.uniform(0, 0.5)))
                 misbehaviour = Misbehaviour(seconds, rng.choice(("close", "reset", "half_close")))
             reply = await self._client.call(
@@ -102,32 +103,32 @@ class Worker:
                 if not await self._heartbeat(task):
                     break
         verb = rng.choices(("complete", "fail", "release"), (80, 14, 6))[0]
-        members = self._members(verb, token)
+        members = self._members(verb, task)
         if rng.random() < 0.3 and verb != "release":
             members["next"] = {"max": 1, "wait": rng.choice((0, 0.2)), "task_type": list(_ALL), "poll_id": f"n{token}"}
         if rng.random() < 0.02:
             # Says two things at once.
             other = "fail" if verb == "complete" else "complete"
             await asyncio.gather(
-                self._report(task_id, token, verb, self._members(verb, token)),
-                self._own_line(task_id, token, other),
+                self._report(task_id, token, verb, self._members(verb, task)),
+                self._own_line(task, other),
             )
             return []
         reply = await self._report(task_id, token, verb, members)
         if rng.random() < 0.03:
-            await self._report(task_id, token, verb, self._members(verb, token))
+            await self._report(task_id, token, verb, self._members(verb, task))
         if rng.random() < 0.01:
             await self._report(task_id, token, rng.choice(("complete", "fail", "release")), {})
         return _given_tasks(reply) if reply is not None else []
 
-    async def _own_line(self, task_id: str, token: str, verb: str) -> None:
+    async def _own_line(self, task: Task, verb: str) -> None:
         client = self._client.twin()
         mate = Worker(client, self._stop)
-        await mate._report(task_id, token, verb, self._members(verb, token))
+        await mate._report(task["id"], task["lease_token"], verb, self._members(verb, task))
         client.close()
 
-    def _members(self, verb: str, token: str) -> dict[str, Any]:
-        rng = self._rng
+    def _members(self, verb: str, task: Task) -> dict[str, Any]:
+        rng, token = self._rng, task["lease_token"]
         if verb == "complete":
             return {"result": f"done by {token}"}
         if verb == "release":
@@ -137,6 +138,8 @@ class Worker:
             members["retryable"] = False
         elif rng.random() < 0.5:
             members["retry_in_seconds"] = round(rng.uniform(0, 0.8), 3)
+        if task["job_type"] == PAUSED_QUEUE and rng.random() < 0.3:
+            members["pause_queue_seconds"] = round(rng.uniform(0.2, 1.5), 3)
         return members
 
     async def _heartbeat(self, task: Task) -> bool:
@@ -174,7 +177,7 @@ class Worker:
         for task in tasks:
             quick = self._quiet or self._rng.random() < 0.8
             verb = "complete" if quick else self._rng.choice(("fail", "release"))
-            members = self._members(verb, task["lease_token"])
+            members = self._members(verb, task)
             outcomes.append({"id": task["id"], "lease_token": task["lease_token"], "outcome": verb, **members})
         body: dict[str, Any] = {"worker_id": self._client.name, "outcomes": outcomes}
         if self._quiet or self._rng.random() < 0.3:
