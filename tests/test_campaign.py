@@ -194,12 +194,12 @@ def test_two_leases_of_one_concurrency_key_are_told() -> None:
 
 def test_a_queue_with_more_in_workers_hands_than_it_may_have_is_told() -> None:
     story = Story()
-    for number in range(1, 8):
+    for number in range(1, 6):
         story.enqueue(0, 1, payload=f"p{number}", job_type=LIMITED_QUEUE)
-    for number in range(1, 7):
+    for number in range(1, 5):
         story.poll(2, 3, f"t{number}", payload=f"p{number}")
     assert "max_processing passed" not in story.kinds()
-    assert "max_processing passed" in story.poll(4, 5, "t7", payload="p7").kinds()
+    assert "max_processing passed" in story.poll(4, 5, "t5", payload="p5").kinds()
 
 
 @pytest.mark.parametrize(("repeated_with", "told"), [(5, True), (0, False)])

@@ -99,7 +99,8 @@ MUTANTS = {
         "FIFO broken", "priority ignored", seconds=10,
     ),
     "max_processing ignored": _lua(
-        "claim", "local free, resumes_at = room(now)", "local free, resumes_at = 1000, 0", "max_processing passed"
+        "claim", "local free, resumes_at = room(now)", "local free, resumes_at = 1000, 0", "max_processing passed",
+        seconds=10,
     ),
     "pause ignored": _lua(
         "fail", "if pause_ms > 0 and", "if pause_ms > 9e9 and", "handed out while paused", seconds=10

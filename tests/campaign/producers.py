@@ -20,8 +20,8 @@ LIMITED_QUEUE = "limited"
 PAUSED_QUEUE = "paused"
 ALL_QUEUES = (*QUEUES, ORDER_QUEUE, KEYED_QUEUE, LIMITED_QUEUE, PAUSED_QUEUE)
 # What an operator has set before the first task.
-SETTINGS = {LIMITED_QUEUE: {"max_processing": 6, "max_processing_per_key": 2}}
-_KEYS = 12
+SETTINGS = {LIMITED_QUEUE: {"max_processing": 4, "max_processing_per_key": 2}}
+_KEYS = 8
 PRIORITIES = ("low", "normal", "high", "critical")
 _PAUSE_SECONDS = 0.01
 _BACKOFF_SECONDS = (0.1, 0.4)
@@ -75,18 +75,18 @@ class Producer:
             task["job_type"] = ORDER_QUEUE
             return task
         special = rng.random()
-        if special < 0.08:
-            return task | {"job_type": KEYED_QUEUE, "concurrency_key": f"c{rng.randrange(_KEYS)}"}
         if special < 0.12:
+            return task | {"job_type": KEYED_QUEUE, "concurrency_key": f"c{rng.randrange(_KEYS)}"}
+        if special < 0.19:
             task["job_type"] = LIMITED_QUEUE
             if rng.random() < 0.5:
                 task["concurrency_key"] = f"c{rng.randrange(3)}"
-        elif special < 0.15:
+        elif special < 0.24:
             task["job_type"] = PAUSED_QUEUE
         task["max_attempts"] = rng.choice((1, 2, 3, 25))
         if rng.random() < 0.2:
             task["delay_seconds"] = round(rng.uniform(0.05, 2.0), 3)
-        if rng.random() < 0.1:
+        if rng.random() < 0.15:
             task["expires_in_seconds"] = task.get("delay_seconds", 0) + round(rng.uniform(0.3, 3), 3)
         if rng.random() < 0.05:
             task["timeout_seconds"] = 1.2

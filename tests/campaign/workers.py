@@ -132,13 +132,13 @@ class Worker:
         if verb == "complete":
             return {"result": f"done by {token}"}
         if verb == "release":
-            return {"delay_seconds": rng.choice((0, 0, 0.3))}
+            return {"delay_seconds": rng.choice((0, 0, 0.3, 2.5))}
         members: dict[str, Any] = {"error": {"type": "Trouble", "message": f"met by {token}"}}
         if rng.random() < 0.2:
             members["retryable"] = False
         elif rng.random() < 0.5:
             members["retry_in_seconds"] = round(rng.uniform(0, 0.8), 3)
-        if task["job_type"] == PAUSED_QUEUE and rng.random() < 0.3:
+        if task["job_type"] == PAUSED_QUEUE and rng.random() < 0.5:
             members["pause_queue_seconds"] = round(rng.uniform(0.2, 1.5), 3)
         return members
 
