@@ -85,7 +85,7 @@ class GatewayApp(Starlette):
         self.manager.on_dispatch = self.meter.dispatched
 
         self.api_keys = ApiKeys(self.connections.redis, keys, self.store.now_ms)
-        guard = Guard(
+        guard = self.guard = Guard(
             _authenticator(settings, self.api_keys), self.limits, by_address=settings.rate_limit_by_address,
             origins=names(settings.cors_origins), hosts=names(settings.allowed_hosts),
         )  # fmt: skip

@@ -406,6 +406,14 @@ class NotReplicated(StoreUnavailable):
         super().__init__("Redis did this, but no replica confirmed it in time: it may yet be lost. Repeat the request")
 
 
+class Overloaded(Refusal):
+    code, title = "overloaded", "Too many large requests at once"
+    retryable, retry_after_seconds = True, 2
+
+    def __init__(self) -> None:
+        super().__init__("large bodies wait for their turn here, and this one waited too long; send it again, or less")
+
+
 class StoreFull(Refusal):
     code, title = "store_full", "Redis is full"
     retryable, retry_after_seconds = True, 5

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api import problems
 from gateway.api.guard import OPEN, Door, Guard
+from gateway.api.large_bodies import LARGE_BYTES, LargeBodies
 from gateway.errors import BodyTooLarge, InternalError, InvalidParameter, Refusal, UnsupportedEncoding
 from gateway.identity import NOBODY
 
@@ -38,9 +39,26 @@ class Call:
     """One request. headers: lower-case names; id: what the path's `{..}` held; identity: who asks; extra: headers
     that its reply gets whatever it is."""
 
-    __slots__ = ("_whole", "extra", "headers", "id", "identity", "jobs", "method", "receive", "request_id", "scope")
+    __slots__ = (
+        "_held_bytes",
+        "_large",
+        "_turn",
+        "_whole",
+        "extra",
+        "headers",
+        "id",
+        "identity",
+        "jobs",
+        "method",
+        "receive",
+        "request_id",
+        "scope",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive, id: str, *, jobs: bool) -> None:
+    def __init__(self, scope: Scope, receive: Receive, id: str, large: LargeBodies, *, jobs: bool) -> None:
+        self._large = large
+        self._turn = False
+        self._held_bytes = 0
         self.scope = scope
         self.receive = receive
         self.method: str = scope["method"]
@@ -57,7 +75,7 @@ class Call:
             self.request_id = f"{_start_of_ids}-{next(_number_of_ids):x}"
 
     async def body(self, limit_bytes: int) -> bytes:
-        """Read the whole body. Raises BodyTooLarge, UnsupportedEncoding, ClientGone."""
+        """Read the whole body. Raises BodyTooLarge, UnsupportedEncoding, Overloaded, ClientGone."""
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedEncoding()
         declared = self.headers.get(b"content-length")
@@ -73,7 +91,7 @@ class Call:
                 raise BodyTooLarge(limit_bytes)
             return body
         parts, size = [body], len(body)
-        while True:
+        while not self._whole:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone()
@@ -82,8 +100,19 @@ class Call:
             self._whole = not message.get("more_body", False)
             if size > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
-            if self._whole:
-                return b"".join(parts)
+            if size > LARGE_BYTES:
+                self._large.hold(size - self._held_bytes)
+                self._held_bytes = size
+        if self._held_bytes:
+            await self._large.take()
+            self._turn = True
+        return b"".join(parts)
+
+    def end_turn(self) -> None:
+        """Let another large request have its turn: this one is answered, or waits for something else."""
+        if self._held_bytes:
+            self._large.end(self._held_bytes, turn=self._turn)
+            self._held_bytes, self._turn = 0, False
 
     async def discard_body(self) -> None:
         """Take what is left of the body where the connection closes behind the reply: closing with unread bytes resets
@@ -160,7 +189,13 @@ class Endpoint:
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, id: str = "", *, jobs: bool = False) -> None:
-        call = Call(scope, receive, id, jobs=jobs)
+        call = Call(scope, receive, id, self._guard.large_bodies, jobs=jobs)
+        try:
+            await self._answer(call, scope, send)
+        finally:
+            call.end_turn()
+
+    async def _answer(self, call: Call, scope: Scope, send: Send) -> None:
         try:
             let_in = self._guard.wave_through(call.headers, self._door)
             if let_in is None:

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 from starlette.types import Scope
 
+from gateway.api.large_bodies import LargeBodies
 from gateway.authentication import Authenticator
 from gateway.errors import ForbiddenHost, ForbiddenOrigin, InvalidToken, StoreUnavailable, Unauthenticated
 from gateway.identity import ADMIN, NOBODY, READ, WORK, WRITE, Identity
@@ -65,6 +66,7 @@ class Guard:
         self._by_address = by_address
         self._hosts = frozenset(host.lower().encode() for host in hosts)
         self._known_hosts: dict[bytes, bool] = {}
+        self.large_bodies = LargeBodies()
         # Why nobody may be let in, or ''.
         self.refusal = ""
         self._origins = frozenset(origin.encode() for origin in origins)

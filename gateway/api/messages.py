@@ -173,6 +173,7 @@ class NewTask(Request):
             Meta(
                 min_length=1,
                 max_length=200,
+                pattern=r"^[^\x00-\x1f\x7f]+\Z",
                 description="Tasks of the queue with the same key run one at a time, or as many as its settings say.",
             ),
         ]

@@ -15,7 +15,7 @@ STORE: Causes = (errors.StoreUnavailable,)
 STORES: Causes = (*STORE, errors.NotReplicated, errors.StoreFull)
 READS_BODY: Causes = (
     errors.EmptyBody, errors.BadJson, errors.BadUtf8, errors.TooDeep, errors.UnknownMember, errors.InvalidMember,
-    errors.BodyTooLarge, errors.UnsupportedMediaType, errors.UnsupportedEncoding,
+    errors.BodyTooLarge, errors.UnsupportedMediaType, errors.UnsupportedEncoding, errors.Overloaded,
 )  # fmt: skip
 _QUEUE = Parameter("job_type", JobType, "The queue.", "path", "image_resize", required=True)
 _TENANT = Parameter("tenant", TenantName, "The tenant.", "path", "acme", required=True)

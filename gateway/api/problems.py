@@ -63,6 +63,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.StoreUnavailable: 503,
     errors.NotReplicated: 503,
     errors.StoreFull: 503,
+    errors.Overloaded: 503,
 }
 
 _encode = msgspec.json.Encoder().encode

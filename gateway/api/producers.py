@@ -217,7 +217,7 @@ class Producers:
             hold_seconds = _decimal(query["wait"][0], "wait", 0, MAX_WAIT_SECONDS)
         task = await self._inspector.get(queue, task_id)
         if hold_seconds and not is_final(task.status):
-            task = await self._await_end(queue, task, hold_seconds)
+            task = await self._await_end(call, queue, task, hold_seconds)
         body = encode(task_reply(task, jobs=call.jobs))
         etag = b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
         known = call.headers.get(b"if-none-match", b"")
@@ -225,7 +225,8 @@ class Producers:
             return Reply(304, b"", ((b"etag", etag), *applied))
         return Reply(200, body, ((b"etag", etag), *applied))
 
-    async def _await_end(self, queue: Queue, task: Task, seconds: float) -> Task:
+    async def _await_end(self, call: Call, queue: Queue, task: Task, seconds: float) -> Task:
+        call.end_turn()
         deadline = time.monotonic() + seconds
         while not is_final(task.status) and not self._manager.closed:
             left = deadline - time.monotonic()
@@ -309,7 +310,9 @@ class Producers:
         headers += ((b"preference-applied", b"wait=%d" % seconds),)
         queue = queue_of(call, made.task_id)
         try:
-            task = await self._await_end(queue, await self._inspector.get(queue, made.task_id, with_gone=True), seconds)
+            task = await self._await_end(
+                call, queue, await self._inspector.get(queue, made.task_id, with_gone=True), seconds
+            )
         except TaskNotFound:
             # It ended and was forgotten already: the reply to its making is the last there is.
             return Reply(made.status, made.body, headers)

@@ -208,6 +208,7 @@ class Workers:
 
     async def _take(self, call: Call, request: PollRequest) -> list[LeasedTask]:
         """Hold the poll until there is something, its time is over, or its client hangs up."""
+        call.end_turn()
         poll = self._manager.poll(request)
         connection = call.connection
         if connection is not None:

@@ -336,8 +336,9 @@ class _Retry(ScriptCall):
                 outcomes.append(None)
                 if item[3]:
                     self.store.listener.alarm(item[0], reply[1] + item[3])
-            elif word == b"full":
-                outcomes.append(QueueFull(item[0].job_type, self.store.queue_limit, self.store.queue_limit))
+            elif word.startswith(b"full"):
+                limit = int(word.split()[1])
+                outcomes.append(QueueFull(item[0].job_type, limit, limit))
             elif word == b"conflict":
                 outcomes.append(UniqueConflict(item[1], "another task holds this task's unique_key by now"))
             elif word == b"completed":

@@ -19,6 +19,7 @@ from gateway import config, jwts
 from gateway.api import admin_messages, messages, producers
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call
+from gateway.api.large_bodies import LargeBodies
 from gateway.api.times import parse_time
 from gateway.api.workers import _poll_of_query
 from gateway.authentication import Authenticator
@@ -61,7 +62,7 @@ def call_of(headers: Sequence[tuple[bytes, bytes]] = (), query: bytes = b"", ide
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "POST", "headers": list(headers), "query_string": query, "http_version": "1.1"}
-    call = Call(scope, receive, "", jobs=False)
+    call = Call(scope, receive, "", LargeBodies(), jobs=False)
     call.identity = identity
     return call
 

@@ -30,7 +30,7 @@ for i = 1, total do
     if facts[1] == 'completed' then
       reply[3 + i] = 'completed'
     elseif depth >= limit then
-      reply[3 + i] = 'full'
+      reply[3 + i] = string.format('full %d', limit)
     elseif unique_taken(record, tail_bytes, tail_pairs) then
       reply[3 + i] = 'conflict'
     else
