@@ -433,7 +433,7 @@ class TaskManager:
                 bell.rung = max(bell.rung, ready_left)
             if bell.rung:
                 bell.rung = 0
-                await self._pass_on(bell.queue)
+                self._spawn(self._pass_on(bell.queue))
         finally:
             bell.pumping = False
 
@@ -442,6 +442,13 @@ class TaskManager:
             await self._store.pass_ring_on(queue)
         except Refusal:
             pass
+        bell = self._bells.get(queue)
+        if bell is not None:
+            # It struck this gateway off, and with it the polls that came meanwhile and relied on being known.
+            bell.armed = False
+            if bell.waiting:
+                bell.rung += 1
+                self._pump(bell)
 
     def _deliver(self, poll: _Poll, queue: Queue, tasks: list[LeasedTask]) -> None:
         if not tasks:
