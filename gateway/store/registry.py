@@ -46,17 +46,20 @@ class Registry:
         self._redis = redis
         self._keys = keys
         self._registered: set[Queue] = set()
+        self._wanted: set[Queue] = set()
         self._registering = asyncio.Lock()
 
     async def register(self, queues: set[Queue]) -> None:
         """Note queues before their first task is written, so that none is ever unknown to the sweeps."""
         if queues <= self._registered:
             return
-        # One at a time: a crowd of first producers would otherwise open a connection each.
+        # One call at a time, for all who came while the last was under way: a crowd of first producers would otherwise
+        # open a connection each, or wait for the disk one after the other.
+        self._wanted |= queues
         async with self._registering:
-            new = queues - self._registered
-            if not new:
+            if queues <= self._registered:
                 return
+            new, self._wanted = (self._wanted | queues) - self._registered, set()
             tags = [self._keys.of(queue).tag for queue in new]
             async with answering():
                 await self._redis.sadd(self._keys.queues, *tags)  # type: ignore[misc]  # redis-py: sync and async in one type
