@@ -1,9 +1,9 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,17 +33,22 @@ func leases(arguments []string) (*report, error) {
 	claimed.Add(len(clients))
 	lapsing.Add(len(clients))
 	var held atomic.Int64
+	var late atomic.Bool
 	var begun, until time.Time
 	start := time.Now()
 	ready := make(chan struct{})
 	go func() {
 		claimed.Wait()
 		begun = time.Now()
-		// Keeping a lease is cheaper than claiming it: as long as that took is enough, and a second for what is slow besides.
-		until = begun.Add(begun.Sub(start) + time.Second)
+		// Keeping a lease costs about what claiming it did: twice that is enough, and some seconds for what is slow besides.
+		until = begun.Add(2*begun.Sub(start) + 3*time.Second)
 		close(ready)
 		if *lapse {
 			lapsing.Wait()
+			if late.Load() {
+				announce("not every lease was given the common end: a heartbeat failed, or all took longer than claiming")
+				os.Exit(1)
+			}
 			announce(fmt.Sprintf("holding %d until %d", held.Load(), until.UnixMilli()))
 		} else {
 			announce("holding " + strconv.FormatInt(held.Load(), 10))
@@ -69,7 +74,9 @@ func leases(arguments []string) (*report, error) {
 		claimed.Done()
 		<-ready
 		if *lapse {
-			k.beat(nil, until)
+			if !k.beat(nil, until) {
+				late.Store(true)
+			}
 			lapsing.Done()
 			<-over
 			return
@@ -144,7 +151,6 @@ func (k *keeper) beat(over <-chan struct{}, until time.Time) bool {
 		length := ""
 		if !until.IsZero() {
 			if until.Sub(start) < time.Second {
-				k.t.failure(errTooSlow)
 				return false
 			}
 			length = fmt.Sprintf(`,"lease_seconds":%.3f`, until.Sub(start).Seconds())
@@ -181,5 +187,3 @@ func (k *keeper) beat(over <-chan struct{}, until time.Time) bool {
 	}
 	return true
 }
-
-var errTooSlow = errors.New("setting the ends of the leases took longer than claiming them")
