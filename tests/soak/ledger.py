@@ -13,7 +13,8 @@ class Ledger:
     """Books about a run, kept by its clients.
 
     counts: what was asked and answered, by name. doubtful: tasks of enqueues without a clear answer, which may or may
-    not be stored. violations: promises that were broken, in words.
+    not be stored. unseen: tasks that ended out of our sight, as when a machine stood still for longer than they are
+    kept. violations: promises that were broken, in words.
     """
 
     def __init__(self) -> None:
@@ -21,6 +22,7 @@ class Ledger:
         self.acknowledged = 0
         self.ended = 0
         self.sent_back = 0
+        self.unseen = 0
         self.doubtful = 0
         self.violations: list[str] = []
         self.open: dict[str, float] = {}
@@ -58,6 +60,11 @@ class Ledger:
         """A list or a read showed the task. One that ended by itself is found out so."""
         if status in FINAL and self.open.pop(task_id, None) is not None:
             self.ended += 1
+
+    def lost_sight(self, task_id: str) -> None:
+        """Nobody can tell any more from the outside what became of the task: the queues' totals must do."""
+        if self.open.pop(task_id, None) is not None:
+            self.unseen += 1
 
     def violation(self, what: str) -> None:
         """Note a broken promise; the first hundred are kept."""

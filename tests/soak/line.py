@@ -26,11 +26,12 @@ _EXPECTED = {
 
 
 class Reply(msgspec.Struct):
-    """An answer. status 0: none came, or the client hung up."""
+    """An answer. status 0: none came, or the client hung up. repeated: it is that of a second try, or a later one."""
 
     status: int
     body: Any = None
     headers: Any = None
+    repeated: bool = False
 
 
 class Line:
@@ -83,9 +84,12 @@ class Line:
     async def insist(self, kind: str, method: str, path: str, body: Any = None) -> Reply:
         """Ask until there is an answer that is none of 503, for at most a minute. For what is safe to repeat."""
         until = time.monotonic() + 60
+        repeated = False
         while True:
             reply = await self.call(kind, method, path, body)
+            reply.repeated = repeated
             if reply.status not in (0, 503) or time.monotonic() > until:
                 return reply
             self.ledger.counts["repeated"] += 1
+            repeated = True
             await asyncio.sleep(_REPEAT_SECONDS)

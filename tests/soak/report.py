@@ -19,7 +19,8 @@ def markdown(plan: Plan, outcome: Outcome) -> str:
     lines = [
         f"{plan.seconds / 60:.4g} minutes at {plan.rate:g} tasks/s, seed {plan.seed}, {plan.gateways} gateways, "
         f"{plan.workers} workers, {plan.lurkers} idle pollers: {outcome.acknowledged:,} tasks acknowledged, "
-        f"{outcome.ended:,} seen to end, {requests:,} requests, {counts.get('handed out', 0):,} hand-outs; "
+        f"{outcome.ended:,} seen to end, {outcome.unseen:,} more by the totals only; {requests:,} requests, "
+        f"{counts.get('handed out', 0):,} hand-outs; "
         f"{counts.get('abandoned', 0):,} leases abandoned, {counts.get('hung up', 0):,} requests hung up, "
         f"{counts.get('heartbeats', 0):,} heartbeats; accepted: {counts.get('accepted completed', 0):,} completed, "
         f"{counts.get('accepted failed', 0):,} failed, {counts.get('accepted cancelled', 0):,} cancelled.",

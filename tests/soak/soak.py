@@ -91,8 +91,9 @@ class _Run:
         self.producers = Producers(self.line, plan.rate, plan.retention_seconds)
         self.samples: list[Sample] = []
         self.started = time.monotonic()
-        self.unseen = 0
         self._shortened = 0
+        self._walked = self.started
+        self._blind_until = 0.0
 
     # Beside the load
 
@@ -173,19 +174,17 @@ class _Run:
 
     async def audit(self, stop: asyncio.Event) -> None:
         """Look at the lists for tasks that ended by themselves, and at tasks that should have ended long ago."""
-        last = time.monotonic()
         pause = min(4.0, self.plan.retention_seconds / 4)
         while not await _told(stop, pause):
             await self.walk()
             now = time.monotonic()
             late = [one for one, since in self.ledger.open.items() if now - since > _LONGEST_LIFE_SECONDS]
             for task_id in late:
-                await self._ask(task_id, seen_all=now - last < self.plan.retention_seconds)
-            last = now
+                await self._ask(task_id)
 
     async def walk(self) -> None:
         """See every failed and cancelled task that is still kept."""
-        cursor = ""
+        started, cursor = time.monotonic(), ""
         while True:
             page = await self.line.call("read", "GET", f"/tasks?status=failed,cancelled&limit=200{cursor}")
             if page.status != 200:
@@ -193,19 +192,24 @@ class _Run:
             for task in page.body["tasks"]:
                 self.ledger.seen(task["id"], task["status"])
             if not page.body.get("next_cursor"):
-                return
+                break
             cursor = f"&cursor={page.body['next_cursor']}"
+        if time.monotonic() - self._walked > self.plan.retention_seconds * 0.75:
+            # What was under way before may have ended, and its retention, too, while nobody looked.
+            self._blind_until = started
+        self._walked = started
 
-    async def _ask(self, task_id: str, *, seen_all: bool) -> None:
-        reply = await self.line.call("task", "GET", f"/tasks/{task_id}")
+    async def _ask(self, task_id: str) -> None:
+        reply = await self.line.insist("task", "GET", f"/tasks/{task_id}")
+        since = self.ledger.open.get(task_id)
         if reply.status == 200:
             self.ledger.seen(task_id, reply.body["status"])
-        elif reply.status == 404 and self.ledger.open.pop(task_id, None) is not None:
-            if seen_all:
-                self.ledger.violation(f"{task_id} was acknowledged, never seen to end, and is gone")
+        elif reply.status == 404 and since is not None:
+            if since < self._blind_until:
+                self.ledger.lost_sight(task_id)
             else:
-                # The machine stood still for longer than tasks are kept: the queues' totals must do.
-                self.unseen += 1
+                self.ledger.open.pop(task_id)
+                self.ledger.violation(f"{task_id} was acknowledged, never seen to end, and is gone")
 
     # The end
 
@@ -216,10 +220,22 @@ class _Run:
             await self.walk()
             await asyncio.sleep(0.5)
         for task_id in list(self.ledger.open):
-            reply = await self.line.call("task", "GET", f"/tasks/{task_id}")
-            if reply.status != 200 or reply.body["status"] not in ("completed", "failed", "cancelled"):
-                self.ledger.violation(f"{task_id} was acknowledged and did not end: {reply.status} {reply.body}")
+            await self._ask(task_id)
+        for task_id in self.ledger.open:
+            self.ledger.violation(f"{task_id} was acknowledged and did not end")
         return time.monotonic() - started
+
+    async def balanced(self) -> None:
+        """Compare the books with the queues' totals, once the tasks that nobody sees any more have ended, too."""
+        started = time.monotonic()
+        while True:
+            queues = await self.line.insist("read", "GET", "/queues")
+            wrong = balance(self.ledger, [queue["totals"] for queue in queues.body["queues"]])
+            if not wrong or time.monotonic() - started > _LONGEST_LIFE_SECONDS:
+                break
+            await asyncio.sleep(1)
+        for what in wrong:
+            self.ledger.violation(what)
 
     async def settled(self) -> tuple[float, leftovers.Leftovers]:
         """Wait until only named keys are left. Returns the seconds it took, and what is left."""
@@ -245,14 +261,11 @@ async def run(plan: Plan) -> Outcome:
         one = _Run(plan, redis_node, gateways, redis)
         try:
             drain_seconds = await _load(one)
-            queues = await one.line.insist("read", "GET", "/queues")
-            for wrong in balance(one.ledger, [queue["totals"] for queue in queues.body["queues"]]):
-                one.ledger.violation(wrong)
             leftover_seconds, found = await one.settled()
         finally:
             await one.line.close()
         memory_after, *_ = await redis_facts(redis)
-        files_after = [usage(_pid(gateway)).open_files for gateway in gateways]
+        files_after = await _files_once_closed(gateways, [files + _MORE_FILES for files in files_before])
         if memory_after > memory_before + _REDIS_MORE_BYTES:
             one.ledger.violation(f"used_memory went from {memory_before} to {memory_after} bytes and stayed there")
         if any(after > before + _MORE_FILES for before, after in zip(files_before, files_after, strict=True)):
@@ -270,7 +283,7 @@ async def run(plan: Plan) -> Outcome:
         return Outcome(
             seconds=plan.seconds, violations=one.ledger.violations, counts=dict(sorted(one.ledger.counts.items())),
             samples=one.samples, series=flat.judge(one.samples), acknowledged=one.ledger.acknowledged,
-            ended=one.ledger.ended, unseen=one.unseen, drain_seconds=drain_seconds,
+            ended=one.ledger.ended, unseen=one.ledger.unseen, drain_seconds=drain_seconds,
             leftover_seconds=leftover_seconds, named_keys=sorted(found.named), memory_before_bytes=memory_before,
             memory_after_bytes=memory_after, files_before=files_before, files_after=files_after,
         )  # fmt: skip
@@ -297,6 +310,7 @@ async def _load(one: _Run) -> float:
         for client in clients:
             client.steady = True
         drain_seconds = await one.drained()
+        await one.balanced()
         stop_workers.set()
     return drain_seconds
 
@@ -334,6 +348,16 @@ async def _told(stop: asyncio.Event, seconds: float) -> bool:
 def _pid(server: GatewayNode | RedisNode) -> int:
     assert server.process is not None
     return server.process.pid
+
+
+async def _files_once_closed(gateways: list[GatewayNode], allowed: list[int]) -> list[int]:
+    """Count the gateways' open files, once they have noticed that their clients are gone; after ten seconds anyway."""
+    deadline = time.monotonic() + 10
+    while True:
+        files = [usage(_pid(gateway)).open_files for gateway in gateways]
+        if all(now <= most for now, most in zip(files, allowed, strict=True)) or time.monotonic() > deadline:
+            return files
+        await asyncio.sleep(0.1)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from tests.soak.line import Line
+from tests.soak.line import Line, Reply
 from tests.soak.producers import ALL, RARE
 
 Task = dict[str, Any]
@@ -42,7 +42,7 @@ class Worker:
         hang_up = rng.uniform(0, 0.3) if not self.steady and rng.random() < 0.02 else None
         return self._given(await self._line.call("poll", "POST", "/poll", body, hang_up=hang_up))
 
-    def _given(self, reply: Any) -> list[Task]:
+    def _given(self, reply: Reply) -> list[Task]:
         tasks: list[Task] = (reply.body or {}).get("tasks", []) if reply.status == 200 else []
         now = time.monotonic()
         for task in tasks:
@@ -68,13 +68,16 @@ class Worker:
             poll_id = f"n{task['lease_token']}"
             body["next"] = {"max": 1, "wait": self._rng.choice((0, 0.5)), "task_type": list(ALL), "poll_id": poll_id}
         reply = await self._line.insist("report", "POST", f"/tasks/{task['id']}/{verb}", body)
-        self._note(task["id"], verb, reply.status, reply.body["status"] if reply.status == 200 else "")
+        self._note(task["id"], verb, reply, reply.status, (reply.body or {}).get("status"))
         return self._given(reply)
 
-    def _note(self, task_id: str, verb: str, status: int, task_status: str) -> None:
+    def _note(self, task_id: str, verb: str, reply: Reply, status: int, task_status: Any) -> None:
         self._ledger.counts[f"{verb}: {status}"] += 1
         if status == 200:
             self._ledger.reported(task_id, task_status)
+        elif reply.repeated or status in (0, 503):
+            # The first try may have been accepted, and forgotten with the task's retention since.
+            self._ledger.lost_sight(task_id)
 
     def _outcome(self) -> tuple[str, dict[str, Any]]:
         rng = self._rng
@@ -109,7 +112,7 @@ class Worker:
                 gone = await self._line.insist(
                     "report", "POST", f"/tasks/{task['id']}/release", {"lease_token": task["lease_token"]}
                 )
-                self._note(task["id"], "release", gone.status, gone.body["status"] if gone.status == 200 else "")
+                self._note(task["id"], "release", gone, gone.status, (gone.body or {}).get("status"))
                 return False
             if not kept:
                 return False
@@ -125,9 +128,10 @@ class Worker:
             outcomes.append({"id": task["id"], "lease_token": task["lease_token"], "outcome": verb, **members})
         body = {"worker_id": self._name, "outcomes": outcomes}
         reply = await self._line.insist("report", "POST", "/outcomes", body)
-        if reply.status == 200:
-            for sent, entry in zip(outcomes, reply.body["outcomes"], strict=True):
-                self._note(sent["id"], sent["outcome"], entry["status"], entry.get("task_status", ""))
+        unanswered = [{"status": reply.status}] * len(outcomes)
+        entries = reply.body["outcomes"] if reply.status == 200 else unanswered
+        for sent, entry in zip(outcomes, entries, strict=True):
+            self._note(sent["id"], sent["outcome"], reply, entry["status"], entry.get("task_status"))
         return []
 
 
