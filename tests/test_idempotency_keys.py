@@ -86,6 +86,22 @@ async def test_when_the_first_asker_died_the_next_one_makes_the_same_task(
     assert reply.json()["id"] == f"demo~{ulids[0]}"
 
 
+async def test_a_refused_repetition_leaves_the_key_to_a_try_that_is_still_on_its_way(
+    clocked_gateway: LiveGateway, clock: Clock
+) -> None:
+    gateway, body = clocked_gateway, {"job_type": "demo"}
+    idempotency, store = gateway.app.idempotency, gateway.app.store
+    raw = gateway.client.build_request("POST", "/tasks", json=body).content
+    ulids = store.make_ulids(1)
+    await idempotency.begin("default", "a", (b"POST /tasks", b"", b"application/json", raw), ulids)
+    clock.advance(11)
+    store.queue_limit = 1
+    await gateway.enqueue()
+    assert (await _post(gateway, "a", body)).json()["code"] == "queue_full"
+    store.queue_limit = 10
+    assert (await _post(gateway, "a", body)).json()["id"] == f"demo~{ulids[0]}"
+
+
 def idempotency_made(ulids: list[str]) -> object:
     from gateway.store.idempotency import Made
 

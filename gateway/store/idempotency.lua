@@ -1,5 +1,5 @@
 -- One Idempotency-Key: who asks first works, who asks again hears the same, who asks for something else is refused.
--- KEYS: STR the key's record: msgpack {fingerprint, done (0/1), running until (unix ms), facts}
+-- KEYS: STR the key's record: msgpack {fingerprint, done (0/1), running until (unix ms), facts, tried again (1)}
 -- ARGV: now, verb, and
 --       begin: fingerprint, lock_ms, ttl_ms, facts (ids for what will be made)
 --       finish: facts (what was made)
@@ -22,7 +22,7 @@ if verb == 'begin' then
   if record[1] ~= fingerprint then return { 'mismatch' } end
   if record[2] == 1 then return { 'done', record[4] } end
   if record[3] > now then return { 'running', record[3] - now } end
-  record[3] = now + lock_ms
+  record[3], record[5] = now + lock_ms, 1
   redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
   return { 'resumed', record[4] }
 end
@@ -32,7 +32,8 @@ if record and record[2] == 0 then
     redis.call('PEXPIRE', KEYS[1], redis.call('PTTL', KEYS[1]))
     record[2], record[4] = 1, ARGV[3]
     redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')
-  elseif verb == 'pause' then
+  elseif verb == 'pause' or record[5] then
+    -- An earlier try may be on its way yet: were the key free, what it stores would be made again under other ids.
     redis.call('PEXPIRE', KEYS[1], redis.call('PTTL', KEYS[1]))
     record[3] = 0
     redis.call('SET', KEYS[1], cmsgpack.pack(record), 'KEEPTTL')

@@ -72,7 +72,7 @@ class Idempotency:
         await self._run(tenant, key, "pause")
 
     async def abort(self, tenant: str, key: str) -> None:
-        """Nothing was made: the key is free again."""
+        """Nothing was made: the key is free again. But after an earlier try that may still make it, this is `pause`."""
         await self._run(tenant, key, "abort")
 
     async def _run(self, tenant: str, key: str, *args: Any) -> list[Any]:
