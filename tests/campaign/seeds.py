@@ -25,4 +25,5 @@ KEPT = (
     Kept(2, "usual", "a task that replaced another one was handed out above its max_attempts"),
     Kept(101, "usual", "a repeated enqueue told a later run_at than the task's own"),
     Kept(1, "power_cut", "a repeated enqueue told a future run_at for a task that was final"),
+    Kept(702, "usual", "a refused repetition freed the key of a try that was still on its way, and was stored"),
 )
