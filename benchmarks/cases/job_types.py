@@ -43,7 +43,11 @@ def _post(bench: Bench, name: str, round_number: int) -> Report:
 def _life(bench: Bench, name: str, round_number: int) -> Report:
     tasks = int(_TASKS_PER_SECOND * (bench.seconds + bench.warmup_seconds))
     with bench.redis() as redis, bench.gateway(redis) as gateway:
-        bench.load.run("post", gateway.url, tasks=tasks, batch=1000, connections=2, duration="10m", queues=int(name))
+        # An array goes to one queue: so many of them that each queue gets one, or arrays of 1,000.
+        batch = min(-(-tasks // int(name)), 1000)
+        bench.load.run(
+            "post", gateway.url, tasks=tasks, batch=batch, connections=2, duration="10m", queues=int(name)
+        )  # fmt: skip
         return bench.measure(
             f"life, {name}", round_number, [gateway, redis], "work", gateway.url, queues=int(name),
             connections=_CONNECTIONS, next=True, **bench.span(),

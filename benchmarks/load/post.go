@@ -15,7 +15,7 @@ func post(arguments []string) (*report, error) {
 	path := set.String("path", "/tasks", "where to post")
 	expect := set.Int("expect", 201, "the status of a good reply")
 	batch := set.Int("batch", 1, "tasks per request; above 1 they are sent as a JSON array")
-	queues := set.Int("queues", 1, "spread the tasks over that many job types, in turn: the -job-type with -0, -1, .. behind")
+	queues := set.Int("queues", 1, "spread the requests over that many job types, in turn: the -job-type with -0, -1, .. behind")
 	rate := set.Float64("rate", 0, "requests per second, 0 for a closed loop")
 	limit := set.Uint64("tasks", 0, "stop after that many tasks, 0 for no such bound")
 	duration := set.Duration("duration", 5*time.Second, "how long to measure")
@@ -116,8 +116,9 @@ func (p *poster) body(to []byte) ([]byte, int) {
 		count -= int(over)
 	}
 	first := last - uint64(p.batch)
+	queue := p.queues[first/uint64(p.batch)%uint64(len(p.queues))]
 	if p.batch == 1 {
-		return appendTask(to, p.queue(first), first, p.payloadBytes), 1
+		return appendTask(to, queue, first, p.payloadBytes), 1
 	}
 	for i := range count {
 		separator := byte(',')
@@ -125,14 +126,9 @@ func (p *poster) body(to []byte) ([]byte, int) {
 			separator = '['
 		}
 		to = append(to, separator)
-		to = appendTask(to, p.queue(first+uint64(i)), first+uint64(i), p.payloadBytes)
+		to = appendTask(to, queue, first+uint64(i), p.payloadBytes)
 	}
 	return append(to, ']'), count
-}
-
-// queue is the job type of the task with that number.
-func (p *poster) queue(sequence uint64) string {
-	return p.queues[sequence%uint64(len(p.queues))]
 }
 
 // post sends one body and counts its reply, with the time since start as its latency. It returns when the reply came.
