@@ -88,6 +88,7 @@ class GatewayApp(Starlette):
         guard = self.guard = Guard(
             _authenticator(settings, self.api_keys), self.limits, by_address=settings.rate_limit_by_address,
             origins=names(settings.cors_origins), hosts=names(settings.allowed_hosts),
+            said_open=settings.auth == "none",
         )  # fmt: skip
 
         def refuse(reason: str) -> None:

@@ -7,6 +7,7 @@ gateway or Redis cannot be reached; 130 ended by Ctrl+C; 141 nobody reads on (`g
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -113,10 +114,12 @@ app.add_typer(tenants.app, name="tenant", rich_help_panel="Access")
 def _where_tokens_are(chosen: Settings) -> str:
     if not chosen.authenticates():
         return ""
+    gateway = "gateway" if shutil.which("gateway") else sys.argv[0]
     if chosen.jwt_secret is not None:
-        return "\nIt asks for a token: [bold]export GATEWAY_TOKEN=$(gateway token)[/]"
+        how = f"export GATEWAY_TOKEN=$({gateway} token)"
+        return f"\nIt asks for a token: [bold]{how}[/] (where JWT_SECRET is the same)"
     if chosen.api_keys:
-        return "\nIt asks for a key: [bold]export GATEWAY_TOKEN=$(gateway keys create me --local)[/]"
+        return f"\nIt asks for a key: [bold]export GATEWAY_TOKEN=$({gateway} keys create me --scope admin --local)[/]"
     return "\nIt asks for a token of your issuer, in GATEWAY_TOKEN."
 
 

@@ -193,10 +193,10 @@ class ForbiddenJobType(Refusal):
 
 
 class ForbiddenTenant(Refusal):
-    code, title = "forbidden_tenant", "The token does not reach beyond its tenant"
+    code, title = "forbidden_tenant", "The token does not operate the whole"
 
     def __init__(self) -> None:
-        super().__init__("only `admin` of the default tenant may look after other tenants")
+        super().__init__("only `admin` of the default tenant sets limits and looks after other tenants")
 
 
 class ForbiddenOrigin(Refusal):
@@ -204,6 +204,16 @@ class ForbiddenOrigin(Refusal):
 
     def __init__(self) -> None:
         super().__init__("requests from pages of other sites are refused; CORS_ORIGINS names those that may ask")
+
+
+class ForbiddenForward(Refusal):
+    code, title = "forbidden_forward", "A proxy passed on what nobody was asked for"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody is asked for a token here, and a proxy hands this on from elsewhere; set JWT_SECRET, JWKS_URL or "
+            "API_KEYS, or say AUTH=none to serve anybody"
+        )
 
 
 class ForbiddenHost(Refusal):
@@ -236,9 +246,10 @@ class QuotaExceeded(Refusal):
     type_uri = "https://iana.org/assignments/http-problem-types#quota-exceeded"
     retryable, retry_after_seconds = True, 5
 
-    def __init__(self, quota: str, used: int, limit: int) -> None:
+    def __init__(self, quota: str, used: int, asked: int, limit: int) -> None:
         super().__init__(
-            f"{quota}: {used} of {limit}; nothing was stored",
+            f"{quota}: {asked} more to {used} would pass {limit}; nothing was stored. What is final counts until its "
+            "retention ends, or it is deleted",
             quota=quota, used=used, limit=limit, **{"violated-policies": [quota]},
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 
-from gateway.errors import BatchTooLarge, QuotaExceeded, RateLimited, Refusal
+from gateway.errors import BatchTooLarge, BodyTooLarge, QuotaExceeded, RateLimited, Refusal
 from gateway.store.inspector import Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
@@ -145,7 +145,7 @@ class TenantLimits:
         return (policy, _left(bucket, granted.left + granted.stored, granted.full_ms / 1000))
 
     async def check_batch(self, tenant: str, tasks: int, size_bytes: int) -> None:
-        """See whether a tenant may store so much more. Raises BatchTooLarge, QuotaExceeded.
+        """See whether a tenant may store so much more. Raises BatchTooLarge, BodyTooLarge, QuotaExceeded.
 
         The counts are at most a second old (longer with hundreds of queues), and this process adds its own in between:
         several gateways together may pass a quota by what they store in that time.
@@ -157,9 +157,11 @@ class TenantLimits:
             return
         usage = await self._usage(tenant)
         if limits.max_pending is not None and usage.pending + tasks > limits.max_pending:
-            raise QuotaExceeded("max_pending", usage.pending, limits.max_pending)
+            raise QuotaExceeded("max_pending", usage.pending, tasks, limits.max_pending)
         if limits.max_stored_bytes is not None and usage.stored_bytes + size_bytes > limits.max_stored_bytes:
-            raise QuotaExceeded("max_stored_bytes", usage.stored_bytes, limits.max_stored_bytes)
+            if size_bytes > limits.max_stored_bytes:
+                raise BodyTooLarge(limits.max_stored_bytes)
+            raise QuotaExceeded("max_stored_bytes", usage.stored_bytes, size_bytes, limits.max_stored_bytes)
         usage.pending += tasks
         usage.stored_bytes += size_bytes
 

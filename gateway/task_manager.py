@@ -307,6 +307,8 @@ class TaskManager:
                     facts = WorkerFacts(tuple(queue.job_type for queue in request.queues), self._store.now_ms())
                     seen.setdefault(request.tenant, {})[request.worker_id] = facts
             for tenant, workers in seen.items():
+                if not workers:
+                    continue  # the last of them signed off meanwhile
                 try:
                     await self._registry.note_workers(tenant, workers)
                 except (StoreFull, StoreUnavailable):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -236,3 +238,23 @@ async def test_keys_are_taken_where_they_are_asked_for(redis_url: str, redis: Re
         tenant = b"acme" if api_keys else b"default"
         assert await redis.exists(b"arq:queue:{%b:demo}" % tenant)
         assert made.status_code == 201
+
+
+async def test_a_poll_that_was_open_when_its_key_was_revoked_gets_nothing(redis_url: str) -> None:
+    async with live_gateway(redis_url, jwt_secret=SECRET) as gateway:
+        made = (await gateway.post("/keys", {"name": "w", "scopes": ["work"]}, headers=admin())).json()
+        held = asyncio.create_task(
+            gateway.post("/poll", {"worker_id": "w", "task_type": "demo", "wait": 30}, headers=bearer(made["key"]))
+        )
+        await wait_until(lambda: gateway.app.manager.open_polls == 1)
+        begun = time.monotonic()
+        assert (await gateway.client.delete(f"/keys/{made['id']}", headers=admin())).status_code == 200
+        await wait_until(lambda: time.monotonic() - begun > 2.2)
+        task = (await gateway.post("/tasks", {"job_type": "demo"}, headers=admin())).json()
+        assert (await held).status_code == 401
+
+        async def back() -> bool:
+            found = (await gateway.get(f"/tasks/{task['id']}", headers=admin())).json()
+            return found["status"] == "pending" and found["attempt"] == 0
+
+        await wait_until(back)

@@ -178,7 +178,7 @@ def check_problem(answer: Answer, status: int, code: str, names: str | None = No
 async def world(redis_server: RedisServer) -> AsyncIterator[World]:
     async with Redis(unix_socket_path=str(redis_server.socket)) as redis:
         await redis.flushall()
-        async with live_gateway(redis_server.url) as gateway:
+        async with live_gateway(redis_server.url, auth="none") as gateway:
             one = World(gateway, redis, redis_server.url)
             await one.build()
             yield one

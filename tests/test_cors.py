@@ -123,3 +123,13 @@ async def test_an_origin_that_is_nobodys_is_not_the_host_that_was_left_out(gatew
     writer.write(b"GET /tasks HTTP/1.0\r\nOrigin: null\r\n\r\n")
     assert (await reader.read(-1)).startswith(b"HTTP/1.1 403 ")
     writer.close()
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Forwarded-Host", "Forwarded"])
+async def test_what_a_proxy_passes_on_is_refused_while_nobody_is_asked(redis_url: str, name: str) -> None:
+    async with live_gateway(redis_url) as gateway:
+        refused = await gateway.get("/tasks", headers={name: "203.0.113.9"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden_forward")
+        assert (await gateway.get("/health", headers={name: "203.0.113.9"})).status_code == 200
+    async with live_gateway(redis_url, auth="none") as gateway:
+        assert (await gateway.get("/tasks", headers={name: "203.0.113.9"})).status_code == 200

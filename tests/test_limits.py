@@ -145,7 +145,7 @@ def from_address(gateway: LiveGateway, address: str) -> httpx.AsyncClient:
 
 async def test_anonymous_requests_are_counted_by_the_address_they_come_from(redis_url: str, clock: Clock) -> None:
     async with (
-        live_gateway(redis_url, clock=clock, rate_limit_per_minute=4, rate_limit_by_address=True) as gateway,
+        live_gateway(redis_url, clock=clock, rate_limit_per_minute=4, rate_limit_by_address=True, auth="none") as gateway,
         from_address(gateway, "127.0.0.2") as two,
         from_address(gateway, "127.0.0.3") as three,
     ):

@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, Any] = {
     "retry_ms": 1500,
     "quota": "max_pending",
     "used": 7,
+    "asked": 2,
 }
 # What a load balancer and a client act on without reading: this request may succeed when it is sent again.
 WORTH_REPEATING = {408, 429, 500, 503}

@@ -403,3 +403,16 @@ async def test_settings_of_an_unknown_queue_are_the_defaults(gateway: LiveGatewa
 async def test_a_pause_for_ever_is_far_beyond_any_time(store: Store) -> None:
     settings = await store.tasks.configure(DEMO, None, pause=FOR_EVER_MS)
     assert settings.paused_until_ms == FOR_EVER_MS
+
+
+async def test_a_pause_until_a_time_that_is_past_is_refused_and_ends_no_other(gateway: LiveGateway) -> None:
+    await gateway.post("/queues/demo/pause")
+    refused = await gateway.post("/queues/demo/pause", {"until": "2020-01-01T00:00:00Z"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_member")
+    assert (await gateway.get("/queues/demo/settings")).json()["paused"] is True
+
+
+async def test_a_queue_with_settings_and_no_task_is_shown(gateway: LiveGateway) -> None:
+    assert (await gateway.get("/queues/demo")).status_code == 404
+    await put(gateway, max_processing=5)
+    assert (await gateway.get("/queues/demo")).json()["pending"] == 0

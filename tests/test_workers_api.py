@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -346,3 +347,13 @@ async def test_who_signs_off_is_no_longer_listed_and_its_polls_go_home(gateway: 
 async def test_an_unknown_worker_cannot_sign_off(gateway: LiveGateway) -> None:
     reply = await gateway.client.delete("/workers/nobody")
     assert (reply.status_code, reply.json()["code"]) == (404, "worker_not_found")
+
+
+async def test_a_worker_that_signs_off_at_once_stops_no_chore(
+    gateway: LiveGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = time.monotonic()
+    while time.monotonic() - begun < 2.5:
+        await gateway.poll("idle", worker_id="w1")
+        await gateway.client.delete("/workers/w1")
+    assert "restarted a chore that failed" not in caplog.text

@@ -9,6 +9,7 @@ import itertools
 import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,6 +28,7 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_CONFIRM_SECONDS = 2.0
 _start_of_ids = secrets.token_hex(6)
 _number_of_ids = itertools.count(1)
 
@@ -204,7 +206,15 @@ class Endpoint:
                 call.extra += extra
             else:
                 call.identity, call.extra = let_in
+            begun = time.monotonic()
             reply = await self._handler(call)
+            if reply.undelivered is not None and time.monotonic() - begun > _CONFIRM_SECONDS:
+                # It waited for long: its key may be revoked, its token over.
+                try:
+                    await self._guard.confirm(call.headers)
+                except Refusal:
+                    reply.undelivered()
+                    raise
         except Refusal as refusal:
             reply = refusal_reply(refusal, call.request_id)
             await call.discard_body()

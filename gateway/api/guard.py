@@ -14,7 +14,14 @@ from starlette.types import Scope
 
 from gateway.api.large_bodies import LargeBodies
 from gateway.authentication import Authenticator
-from gateway.errors import ForbiddenHost, ForbiddenOrigin, InvalidToken, StoreUnavailable, Unauthenticated
+from gateway.errors import (
+    ForbiddenForward,
+    ForbiddenHost,
+    ForbiddenOrigin,
+    InvalidToken,
+    StoreUnavailable,
+    Unauthenticated,
+)
 from gateway.identity import ADMIN, NOBODY, READ, WORK, WRITE, Identity
 
 Header = tuple[bytes, bytes]
@@ -54,17 +61,20 @@ class Guard:
     """Lets requests in. by_address: count who has no valid token by client address.
 
     origins: pages of these may ask from a browser (`https://host`, no path); pages of other sites may not.
-    hosts: names with a dot that a gateway which asks for no token answers to.
+    hosts: names with a dot that a gateway which asks for no token answers to. said_open: to ask nobody was said aloud
+    (AUTH=none); otherwise what a proxy passes on is refused, since it may come from anywhere.
     """
 
     def __init__(
         self, authenticator: Authenticator, counter: Counter, *, by_address: bool = False, origins: Sequence[str] = (),
         hosts: Sequence[str] = (),
+        said_open: bool = True,
     ) -> None:  # fmt: skip
         self._authenticator = authenticator
         self._counter = counter
         self._by_address = by_address
         self._hosts = frozenset(host.lower().encode() for host in hosts)
+        self._forwarded = frozenset(() if said_open else (b"x-forwarded-for", b"x-forwarded-host", b"forwarded"))
         self._known_hosts: dict[bytes, bool] = {}
         self.large_bodies = LargeBodies()
         # Why nobody may be let in, or ''.
@@ -75,7 +85,9 @@ class Guard:
         """Let in at once whom nothing speaks against, as nearly everybody. None: ask `admit`."""
         if self._origins or b"origin" in headers or b"sec-fetch-site" in headers or self.refusal:
             return None
-        if self._authenticator.open and not self._known_hosts.get(headers.get(b"host", b""), False):
+        if self._authenticator.open and (
+            not self._known_hosts.get(headers.get(b"host", b""), False) or not self._forwarded.isdisjoint(headers)
+        ):
             return None
         identity = self._authenticator.known(headers.get(b"authorization"))
         if identity is None or (door.scope not in identity.scopes and ADMIN not in identity.scopes):
@@ -97,6 +109,8 @@ class Guard:
             raise StoreUnavailable(self.refusal)
         if self._authenticator.open and not self._goes_by(headers.get(b"host", b"")):
             raise ForbiddenHost()
+        if self._authenticator.open and not self._forwarded.isdisjoint(headers):
+            raise ForbiddenForward()
         authorization = headers.get(b"authorization")
         identity = self._authenticator.known(authorization)
         if identity is None:
@@ -107,6 +121,10 @@ class Guard:
         anonymous = self._by_address and self._authenticator.open
         whose = f"address:{address_of(scope)}" if anonymous else f"tenant:{identity.tenant}"
         return identity, await self._counter.take(whose, door.bucket)
+
+    async def confirm(self, headers: dict[bytes, bytes]) -> None:
+        """Ask again whether who waited long may still come in. Raises as `Authenticator.identify`."""
+        await self._authenticator.identify(headers.get(b"authorization"))
 
     async def visitor(self, headers: dict[bytes, bytes]) -> Identity:
         """Who asks for what is open to everybody: whose token it is, nobody without a valid one."""

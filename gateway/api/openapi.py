@@ -169,8 +169,8 @@ _REQUEST_ID = Parameter(
 _EVERY: Causes = (errors.InvalidParameter, errors.ForbiddenOrigin, errors.InternalError)
 # Whoever needs a token can be turned away at the door.
 _LET_IN: Causes = (
-    errors.Unauthenticated, errors.InvalidToken, errors.InsufficientScope, errors.ForbiddenHost, errors.RateLimited,
-    errors.IdentityUnavailable, errors.StoreUnavailable,
+    errors.Unauthenticated, errors.InvalidToken, errors.InsufficientScope, errors.ForbiddenHost,
+    errors.ForbiddenForward, errors.RateLimited, errors.IdentityUnavailable, errors.StoreUnavailable,
 )  # fmt: skip
 _OF_QUEUE: Causes = (errors.InvalidId, errors.InvalidMember, errors.BadCursor)
 # Refusals that are the same everywhere, and those without an operation.

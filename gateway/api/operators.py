@@ -136,7 +136,8 @@ class Operators:
             raise InvalidId()
         queue = call.identity.queue(call.id)
         (stats,) = await self._inspector.stats([queue])
-        if not any((stats.ready, stats.due, stats.leased, stats.totals)):
+        known = any((stats.ready, stats.due, stats.leased, stats.totals))
+        if not known and not (await self._store.settings(queue)).version:
             raise QueueNotFound(call.id)
         return Reply(200, encode(self._record(queue, stats)))
 

@@ -30,6 +30,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.ForbiddenTenant: 403,
     errors.ForbiddenOrigin: 403,
     errors.ForbiddenHost: 403,
+    errors.ForbiddenForward: 403,
     errors.RouteNotFound: 404,
     errors.TaskNotFound: 404,
     errors.WorkerNotFound: 404,

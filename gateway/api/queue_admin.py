@@ -100,6 +100,8 @@ class QueueAdmin:
             found = parse_time(given.until)
             if found is None or not 0 <= found < time.time() * 1000 + 3660 * 86_400_000:
                 raise InvalidMember("until", NO_TIME if found is None else "is more than ten years ahead")
+            if found <= self._store.now_ms():
+                raise InvalidMember("until", "is past; `resume` ends a pause")
             until_ms = found
         await self._registry.register({queue})
         changed = await self._store.configure(queue, None, pause=until_ms)

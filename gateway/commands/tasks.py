@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,9 +81,17 @@ def enqueue(
     members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
     # The payload goes as it was typed: 1.0 stays 1.0.
     body = ", ".join([*members, f'"payload": {text}'])
-    answer = gateway.ask("POST", "/tasks", f"{{{body}}}".encode())
-    if wait is not None:
-        answer = _await_end(gateway, answer.json()["id"], wait)
+    # What stores a task may wait for its end, too: no scope to read is needed for the first minute.
+    prefer = None if wait is None else {"Prefer": f"wait={min(int(wait), _LONGEST_WAIT_SECONDS)}"}
+    begun = time.monotonic()
+    answer = gateway.ask("POST", "/tasks", f"{{{body}}}".encode(), prefer)
+    if wait is not None and answer.json()["status"] not in FINAL:
+        task_id = answer.json()["id"]
+        try:
+            answer = _await_end(gateway, task_id, max(begun + wait - time.monotonic(), 0.0))
+        except Refused:
+            err.print(f"stored as {task_id}, but it cannot be waited for:", markup=False)
+            raise
     task = answer.json()
     if json_:
         print_raw(answer.raw)
@@ -225,8 +234,18 @@ def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json:
         disable=not err.is_terminal,
     ) as progress:  # fmt: skip
         bar = progress.add_task("enqueuing", total=len(lines))
-        for chunk in _chunks(lines):
-            answer = _enqueue_chunk(gateway, chunk)
+        chunks = deque(_chunks(lines))
+        while chunks:
+            chunk = chunks.popleft()
+            try:
+                answer = _enqueue_chunk(gateway, chunk)
+            except Refused as refusal:
+                most = refusal.problem.get("limit")
+                if refusal.code != "batch_too_large" or not isinstance(most, int) or not 0 < most < len(chunk):
+                    raise
+                # The tenant sends smaller batches.
+                chunks.extendleft(reversed([chunk[at : at + most] for at in range(0, len(chunk), most)]))
+                continue
             while isinstance(answer, Refused):
                 # A full queue drains, a limit lets in again; a pipeline waits.
                 progress.update(bar, description=f"waiting: {answer.problem.get('title', answer.code).lower()}")
