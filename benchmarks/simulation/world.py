@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections import Counter, defaultdict
 from typing import Any
@@ -21,8 +22,8 @@ class Setting:
     workers: of each gateway; few_have: that factor more of them at one gateway in ten. tasks_per_second: over all
     queues, Poisson, at gateways drawn at random, `burst` tasks at a time. busy: the share of time that a worker works;
     it rules how long a task takes. most: tasks per poll. queues, shards: queues are spread over as many Redis nodes.
-    polled: how many of the queues each poll names, drawn by worker. lost_rings: share of published rings. deaf: share
-    of gateways that stop in the middle without a word, their connections open; killed: that are gone, their
+    polled: how many of the queues each poll names, drawn by worker. lost_rings: share of published rings. deaf: share,
+    rounded up, of gateways that stop in the middle without a word, their connections open; killed: that are gone, their
     connections closed. Their workers go to other gateways after `away_s`. warm_s: not counted; seconds: counted.
     """
 
@@ -172,8 +173,8 @@ class World:
 
     def _strike(self) -> None:
         setting = self.setting
-        deaf = round(setting.deaf * setting.gateways)
-        killed = round(setting.killed * setting.gateways)
+        deaf = math.ceil(setting.deaf * setting.gateways)
+        killed = math.ceil(setting.killed * setting.gateways)
         for gateway in self.rng.sample(self.gateways, deaf + killed):
             self.dead.add(gateway.number)
             gateway.deaf = True
