@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 
 from gateway.errors import Refusal, StoreUnavailable
 from gateway.store.registry import Registry
@@ -19,6 +20,7 @@ log = logging.getLogger("gateway.chores")
 _SWEEPS_PER_SECOND = 5.0
 _SWEEP_SECONDS = 1.0
 _SHORTEST_GAP_SECONDS = 0.02
+_SHORTEST_REST_SECONDS = 0.005
 
 
 class Sweeper:
@@ -51,8 +53,11 @@ class Sweeper:
             if due:
                 for queue in due:
                     del self._alarms[queue]
-                await asyncio.gather(*(self._sweep(queue) for queue in due))
-                await asyncio.sleep(_SHORTEST_GAP_SECONDS)
+                started = time.monotonic()
+                left = await asyncio.gather(*(self._sweep(queue) for queue in due))
+                # Where more was due than a sweep takes, the next follows when others had Redis for as long as this one.
+                rest = max(time.monotonic() - started, _SHORTEST_REST_SECONDS)
+                await asyncio.sleep(min(rest, _SHORTEST_GAP_SECONDS) if any(left) else _SHORTEST_GAP_SECONDS)
                 continue
             next_ms = min(self._alarms.values(), default=now_ms + 3_600_000)
             try:
@@ -76,14 +81,16 @@ class Sweeper:
             took = asyncio.get_running_loop().time() - started
             await asyncio.sleep(max(0.1, _SWEEP_SECONDS * random.uniform(0.7, 1.0) - took))
 
-    async def _sweep(self, queue: Queue) -> None:
+    async def _sweep(self, queue: Queue) -> bool:
+        """Sweep a queue once. Returns whether something is still due."""
         try:
             swept = await self._store.expire(queue)
         except Refusal:
             self._alarms.setdefault(queue, self._store.now_ms() + 250)
-            return
+            return False
         if swept.next_alarm_ms:
             self.alarm(queue, swept.next_alarm_ms)
         if swept.lapsed or swept.timed_out or swept.expired:
             facts = {"lapsed": swept.lapsed, "timed_out": swept.timed_out, "expired": swept.expired}
             log.info("swept a queue", extra={"queue": queue.job_type, **facts})
+        return 0 < swept.next_alarm_ms <= self._store.now_ms()
