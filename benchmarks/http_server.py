@@ -68,7 +68,7 @@ class HttpServer:
 
 def start_gateway(command: Sequence[str], redis_url: str, directory: Path, settings: Mapping[str, str]) -> HttpServer:
     """Start the gateway over that Redis. command: how to start it, such as `python -m gateway serve`."""
-    own = {"REDIS_URL": redis_url, "TASK_QUEUE_SIZE": "10000000"}
+    own = {"REDIS_URL": redis_url, "TASK_QUEUE_SIZE": "10000000", "TENANT_MAX_QUEUES": "1000000"}
     return HttpServer(
         "gateway", command, directory=directory, settings=own | dict(settings), ready_path="/health/ready"
     )

@@ -100,7 +100,7 @@ class GatewayApp(Starlette):
         producers = Producers(
             self.store, self.inspector, self.registry, self.manager, self.idempotency, self.limits, body
         )
-        queues = QueueAdmin(self.store, self.inspector, self.registry, body)
+        queues = QueueAdmin(self.store, self.inspector, self.registry, self.limits, body)
         key_ring = KeyRing(self.api_keys, body)
         tenants = TenantDesk(self.limits, self.tenants, self.registry, body)
         bulk = Bulk(self.store, self.inspector, self.registry, body)
@@ -181,7 +181,7 @@ class GatewayApp(Starlette):
 def _common(settings: Settings) -> Limits:
     return Limits(
         settings.rate_limit_per_minute, settings.tenant_max_open_polls, settings.tenant_max_pending,
-        settings.tenant_max_stored_bytes, settings.tenant_max_batch,
+        settings.tenant_max_stored_bytes, settings.tenant_max_batch, settings.tenant_max_queues,
     )  # fmt: skip
 
 

@@ -55,9 +55,11 @@ class Authenticator:
         if not token.isascii() or len(token) > LONGEST_TOKEN:
             raise InvalidToken()
         identity, ends_at = await self._look_up(token.decode())
-        if len(self._known) >= _MOST_CACHED:
-            self._known.clear()
-        self._known[authorization] = (identity, ends_at)
+        # One spelling of each token is remembered, or one token could fill the memory with its spellings.
+        if authorization == b"Bearer " + token:
+            if len(self._known) >= _MOST_CACHED:
+                self._known.clear()
+            self._known[authorization] = (identity, ends_at)
         return identity
 
     async def _look_up(self, token: str) -> tuple[Identity, float]:

@@ -17,7 +17,7 @@ from gateway.store.task_store import TaskStore
 from gateway.tasks import Queue
 
 log = logging.getLogger("gateway.chores")
-_SWEEPS_PER_SECOND = 5.0
+_SWEEPS_PER_SECOND = 25.0
 _SWEEP_SECONDS = 1.0
 _SHORTEST_GAP_SECONDS = 0.02
 _SHORTEST_REST_SECONDS = 0.005

@@ -188,6 +188,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1)] | None,
         _env("TENANT_MAX_STORED_BYTES", about="Bytes of payloads and results that one tenant keeps; more get 429."),
     ] = None
+    tenant_max_queues: Annotated[
+        int, _env("TENANT_MAX_QUEUES", about="Queues (job types) that one tenant may use; more get 429.", ge=1)
+    ] = 1000
     tenant_max_batch: Annotated[
         int, _env("TENANT_MAX_BATCH", about="Tasks of one tenant's batch; more get 413.", ge=1, le=1000)
     ] = 1000

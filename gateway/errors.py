@@ -373,8 +373,10 @@ class TooManyPolls(Refusal):
     code, title = "too_many_polls", "Too many polls are open"
     retryable, retry_after_seconds = True, 2
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} polls are open here; poll with one connection per worker and `max`", limit=limit)
+    def __init__(self, limit: int, whose: str = "") -> None:
+        super().__init__(
+            f"{limit} polls {whose}are open here; poll with one connection per worker and `max`", limit=limit
+        )
 
 
 class QueueFull(Refusal):

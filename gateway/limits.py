@@ -16,6 +16,7 @@ from gateway.store.inspector import Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.store.tenants import Limits, Tenants
+from gateway.tasks import Queue
 
 log = logging.getLogger("gateway.limits")
 Header = tuple[bytes, bytes]
@@ -164,6 +165,19 @@ class TenantLimits:
             raise QuotaExceeded("max_stored_bytes", usage.stored_bytes, size_bytes, limits.max_stored_bytes)
         usage.pending += tasks
         usage.stored_bytes += size_bytes
+
+    async def check_queues(self, tenant: str, queues: set[Queue]) -> None:
+        """See whether a tenant may use these queues, too. Raises QuotaExceeded.
+
+        What this process knows already costs nothing; what is new is held against all the tenant ever used.
+        """
+        most = self.of(tenant).max_queues
+        new = {queue for queue in queues if not self._registry.knows(queue)}
+        if most is None or not new:
+            return
+        used = set(await self._registry.queues(tenant))
+        if new - used and len(used | new) > most:
+            raise QuotaExceeded("max_queues", len(used), len(new - used), most)
 
     async def held_by(self, tenant: str) -> tuple[int, int, int]:
         """Count what a tenant holds now: queues, waiting tasks, bytes."""

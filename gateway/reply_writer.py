@@ -25,6 +25,9 @@ class ReplyWriter:
 
     def write(self, cycle: RequestResponseCycle, status: int, headers: Sequence[Header], body: bytes) -> bool:
         """Answer the cycle's request and end it. False: not in one piece; send it the long way."""
+        if cycle.waiting_for_100_continue:
+            # Its body was never asked for, and its sender may leave it out: what comes next could be either.
+            cycle.keep_alive = False
         if (
             cycle.response_started
             or cycle.disconnected

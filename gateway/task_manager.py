@@ -8,10 +8,11 @@ Idle polls cost Redis nothing but the rechecks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ _NOTE_WORKERS_SECONDS = 1.0
 _NOTE_ALL_WORKERS_SECONDS = 20.0
 _REREAD_DIRECTIVES_SECONDS = 10.0
 _DIRECTED_SECONDS = 1.0
+_LOOK_AGAIN_SECONDS = 1.0
 
 
 class PollRequest(msgspec.Struct, frozen=True):
@@ -125,10 +127,7 @@ class TaskManager:
             raise ShuttingDown()
         if len(self._polls) >= self._max_open_polls:
             raise TooManyPolls(self._max_open_polls)
-        mine = self._of_tenant.get(request.tenant, 0)
-        if self._limit_of is not None and mine >= self._limit_of(request.tenant):
-            raise TooManyPolls(self._limit_of(request.tenant))
-        self._of_tenant[request.tenant] = mine + 1
+        self._count_in(request.tenant)
         poll = _Poll(request, asyncio.get_running_loop().create_future())
         self._polls.add(poll)
         self._by_worker.setdefault((request.tenant, request.worker_id), set()).add(poll)
@@ -136,6 +135,28 @@ class TaskManager:
         self._seen.setdefault(request.tenant, {})[request.worker_id] = WorkerFacts(queues, self._store.now_ms())
         self.directive(request.tenant, request.worker_id)
         return OpenPoll(self, poll)
+
+    @contextlib.contextmanager
+    def holding(self, tenant: str) -> Iterator[None]:
+        """Count a request that is held open for something else than tasks. Raises TooManyPolls."""
+        self._count_in(tenant)
+        try:
+            yield
+        finally:
+            self._count_out(tenant)
+
+    def _count_in(self, tenant: str) -> None:
+        mine = self._of_tenant.get(tenant, 0)
+        if self._limit_of is not None and mine >= self._limit_of(tenant):
+            raise TooManyPolls(self._limit_of(tenant), "of this tenant ")
+        self._of_tenant[tenant] = mine + 1
+
+    def _count_out(self, tenant: str) -> None:
+        left = self._of_tenant[tenant] - 1
+        if left:
+            self._of_tenant[tenant] = left
+        else:
+            del self._of_tenant[tenant]
 
     def directive(self, tenant: str, worker_id: str) -> DirectiveName:
         """What this worker is told to do, as last heard."""
@@ -176,7 +197,11 @@ class TaskManager:
         self._ends.setdefault(arq_id, set()).add(future)
         try:
             async with asyncio.timeout(seconds):
-                if self.closed or await self._store.watch(queue, task_id, int(seconds * 1000) + 5000):
+                found = 1 if self.closed else await self._store.watch(queue, task_id, int(seconds * 1000) + 5000)
+                if found == 1:
+                    return
+                if found == 2:
+                    await asyncio.wait([future], timeout=_LOOK_AGAIN_SECONDS)
                     return
                 await future
         except TimeoutError:
@@ -272,7 +297,8 @@ class TaskManager:
                     bell.rung += 1
                     self._pump(bell)
             for queue, bell in list(self._bells.items()):
-                if not bell.waiting and not bell.pumping and not bell.armed:
+                # Should Redis still ring for it, the ring is passed on.
+                if not bell.waiting and not bell.pumping:
                     del self._bells[queue]
 
     async def _read_directives(self) -> None:
@@ -498,11 +524,7 @@ class TaskManager:
     def _leave(self, poll: _Poll) -> None:
         self._resolve(poll, [])
         self._polls.discard(poll)
-        left = self._of_tenant[poll.request.tenant] - 1
-        if left:
-            self._of_tenant[poll.request.tenant] = left
-        else:
-            del self._of_tenant[poll.request.tenant]
+        self._count_out(poll.request.tenant)
         key = (poll.request.tenant, poll.request.worker_id)
         mates = self._by_worker.get(key)
         if mates is not None:

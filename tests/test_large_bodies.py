@@ -39,3 +39,14 @@ async def test_who_promises_a_large_body_and_sends_none_holds_nobody_up(gateway:
     assert posted.status_code == 201
     for _, writer in stalled:
         writer.close()
+
+
+async def test_a_request_that_expects_100_and_is_refused_before_its_body_is_closed_behind(gateway: LiveGateway) -> None:
+    """Its sender may leave the body out: what comes next could be read as either."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 29\r\nExpect: 100-continue\r\n\r\n")
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    answered = await asyncio.wait_for(reader.read(), 10)
+    assert answered.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answered
+    writer.close()

@@ -145,7 +145,9 @@ def from_address(gateway: LiveGateway, address: str) -> httpx.AsyncClient:
 
 async def test_anonymous_requests_are_counted_by_the_address_they_come_from(redis_url: str, clock: Clock) -> None:
     async with (
-        live_gateway(redis_url, clock=clock, rate_limit_per_minute=4, rate_limit_by_address=True, auth="none") as gateway,
+        live_gateway(
+            redis_url, clock=clock, rate_limit_per_minute=4, rate_limit_by_address=True, auth="none"
+        ) as gateway,
         from_address(gateway, "127.0.0.2") as two,
         from_address(gateway, "127.0.0.3") as three,
     ):
@@ -347,3 +349,28 @@ async def test_max_batch_is_the_tenants(redis_url: str, redis: Redis) -> None:
         assert refused.status_code == 413
         assert await stored(redis) == before
         assert (await gateway.post("/tasks", [{"job_type": "a"}] * 3)).status_code == 201
+
+
+async def test_a_tenant_uses_so_many_queues_and_no_more(redis_url: str) -> None:
+    async with live_gateway(redis_url, tenant_max_queues=3) as one, live_gateway(redis_url, tenant_max_queues=3) as two:
+        batch = await one.post("/tasks", [{"job_type": f"q{n}"} for n in range(3)])
+        assert batch.status_code == 201
+        for gateway in (one, two):
+            assert (await gateway.post("/tasks", {"job_type": "q1"})).status_code == 201
+            refused = await gateway.post("/tasks", {"job_type": "q9"})
+            assert (refused.status_code, refused.json()["code"], refused.json()["quota"]) == (
+                429, "quota_exceeded", "max_queues",
+            )  # fmt: skip
+            assert (await gateway.client.put("/queues/q9", json={})).status_code == 429
+        assert (await one.get("/queues/q9")).status_code == 404
+
+
+async def test_held_requests_for_ends_count_as_polls(redis_url: str) -> None:
+    async with live_gateway(redis_url, tenant_max_open_polls=2) as gateway:
+        task = await gateway.enqueue()
+        held = [asyncio.create_task(gateway.get(f"/tasks/{task['id']}?wait=20")) for _ in range(2)]
+        await wait_until(lambda: gateway.app.manager.open_polls_of("default") == 2)
+        assert (await gateway.get(f"/tasks/{task['id']}?wait=20")).status_code == 429
+        assert (await gateway.get(f"/tasks/{task['id']}")).status_code == 200
+        await gateway.client.delete(f"/tasks/{task['id']}")
+        assert {reply.status_code for reply in await asyncio.gather(*held)} == {200}

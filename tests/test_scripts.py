@@ -159,7 +159,7 @@ async def whole_life(store: Store, clock: Clock, queue: Queue = lives.QUEUE) -> 
     (leased,) = await lives.take(store, queue=queue, poll_id="p1")
     await tasks.heartbeat(queue, first.id, leased.token, progress=b"1", lines=["line"])
     await tasks.fail(queue, first.id, leased.token, lives.ERROR, lives.ERROR, "no", retry_in_ms=1000)
-    assert await tasks.watch(queue, first.id, 60_000) is False
+    assert await tasks.watch(queue, first.id, 60_000) == 0
     clock.advance(1)
     assert (await tasks.expire(queue)).promoted == 2
     one, two = await lives.take(store, 2, queue=queue)

@@ -99,7 +99,7 @@ async def test_claims_and_reports_still_work(full: FullStore, clock: Clock) -> N
         (cancelled, Status.CANCELLED), (lapsing, Status.PENDING),
     ):  # fmt: skip
         assert await lives.status_of(full, task.id) is status
-    assert await full.tasks.watch(lives.QUEUE, lapsing.id, 1000) is False
+    assert await full.tasks.watch(lives.QUEUE, lapsing.id, 1000) == 0
     (stats,) = await full.inspector.stats([lives.QUEUE])
     assert (stats.ready, stats.completed, stats.failed, stats.cancelled) == (2, 1, 1, 2)
 

@@ -243,7 +243,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(store: Store, redis: R
     await forget()
     assert (await store.inspector.stats([lives.QUEUE]))[0].ready == 1
     await forget()
-    assert await store.tasks.watch(lives.QUEUE, task.id, 1000) is False
+    assert await store.tasks.watch(lives.QUEUE, task.id, 1000) == 0
     await forget()
     await store.tasks.pass_ring_on(lives.QUEUE)
     leased = await lives.take_one(store)

@@ -195,7 +195,7 @@ async def test_the_end_of_a_watched_task_is_told_once_to_each_who_waits(
 ) -> None:
     first, second = await lives.enqueue_many(stores["producer"], 2)
     for name in ("a", "b"):
-        assert await stores[name].tasks.watch(lives.QUEUE, first.id, 5000) is False
+        assert await stores[name].tasks.watch(lives.QUEUE, first.id, 5000) == 0
     one, two = await lives.take(stores["c"], 2)
     await lives.complete(stores["c"], two)
     assert await bells.rung() == []
@@ -203,8 +203,8 @@ async def test_the_end_of_a_watched_task_is_told_once_to_each_who_waits(
     arq_id = stores["a"].tasks.arq_id(lives.QUEUE, first.id).decode()
     assert sorted(await bells.rung()) == [("a", f"final {arq_id}"), ("b", f"final {arq_id}")]
     assert await redis.exists(f"tg:{lives.TAG}:watch") == 0
-    assert await stores["a"].tasks.watch(lives.QUEUE, first.id, 5000) is True
-    assert await stores["a"].tasks.watch(lives.QUEUE, second.id, 5000) is True
+    assert await stores["a"].tasks.watch(lives.QUEUE, first.id, 5000) == 1
+    assert await stores["a"].tasks.watch(lives.QUEUE, second.id, 5000) == 1
 
 
 async def test_a_watch_does_not_outlive_its_time(stores: dict[str, Store], redis: Redis) -> None:

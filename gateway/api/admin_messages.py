@@ -32,7 +32,7 @@ JobTypePattern = Annotated[
     ),
 ]
 Count = Annotated[int, Meta(ge=1, le=_MOST)]
-Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
+Rate = Annotated[float, Meta(ge=0.001, le=1_000_000)]
 MaxPending = Annotated[Count, Meta(description="Waiting tasks; more are 503 `queue_full`. Default: TASK_QUEUE_SIZE.")]
 MaxProcessing = Annotated[
     Count, Meta(description="Tasks that workers hold at a time, over all gateways. Default: any number.")
@@ -169,6 +169,7 @@ class NewLimits(Request):
         Annotated[int, Meta(ge=1, le=2**53, description="Bytes of payloads and results that it keeps.")] | None
     ) = None
     max_batch: Annotated[int, Meta(ge=1, le=1000, description="Tasks of a batch.")] | None = None
+    max_queues: Annotated[Count, Meta(description="Queues that it may use.")] | None = None
 
 
 class LimitsReply(msgspec.Struct, kw_only=True):
@@ -179,6 +180,7 @@ class LimitsReply(msgspec.Struct, kw_only=True):
     max_pending: int | None
     max_stored_bytes: int | None
     max_batch: int
+    max_queues: int
 
 
 class TenantRecord(Reply):

@@ -223,6 +223,7 @@ TENANT = {
         "max_pending": 50_000,
         "max_stored_bytes": None,
         "max_batch": 1000,
+        "max_queues": 1000,
     },
     "own": ["rate_limit_per_minute", "max_pending"],
     "queues": 3,

@@ -143,7 +143,8 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         (
             *READS_BODY, errors.UniqueConflict, errors.RequestRunning, errors.IdempotencyMismatch, errors.BatchTooLarge,
-            errors.BatchRefused, errors.QueueFull, errors.QuotaExceeded, errors.ShuttingDown, *STORES,
+            errors.BatchRefused, errors.QueueFull, errors.QuotaExceeded, errors.TooManyPolls, errors.ShuttingDown,
+            *STORES,
         ),
     ),
     Operation(
@@ -178,7 +179,7 @@ OPERATIONS: tuple[Operation, ...] = (
             304: Answer("As you know it.", (), ("ETag", "Preference-Applied")),
         },
         "With `wait`, or `Prefer: wait=N`, the reply comes when the task is final.",
-        (_TASK, _WAIT, _PREFER, _IF_NONE_MATCH), (), (*OF_TASK, *STORE),
+        (_TASK, _WAIT, _PREFER, _IF_NONE_MATCH), (), (*OF_TASK, errors.TooManyPolls, *STORE),
     ),
     Operation(
         "GET", "/task", "getTaskByQuery", "Producers", READ, "Spelling of GET /tasks/{id}",
@@ -188,7 +189,7 @@ OPERATIONS: tuple[Operation, ...] = (
         },
         "",
         (Parameter("id", TaskId, "The task.", example=examples.TASK_ID, required=True), _WAIT, _PREFER, _IF_NONE_MATCH),
-        (), (*OF_TASK, *STORE),
+        (), (*OF_TASK, errors.TooManyPolls, *STORE),
     ),
     Operation(
         "DELETE", "/tasks/{id}", "cancelTask", "Producers", WRITE, "Cancel a task",
@@ -207,14 +208,18 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: _task("The task as it stands now.", patched=examples.PATCHED)},
         "What is left out stays as it is. A task in a worker's hands is 409 `already_started`.",
         (_TASK,), _json(messages.PatchTask, patch=examples.PATCH),
-        (*READS_BODY, *OF_TASK, errors.AlreadyStarted, errors.AlreadyFinished, errors.TaskChanged, *STORES),
+        (
+            *READS_BODY, *OF_TASK, errors.AlreadyStarted, errors.AlreadyFinished, errors.TaskChanged,
+            errors.QuotaExceeded, *STORES,
+        ),
     ),
     Operation(
         "POST", "/tasks/{id}/retry", "retryTask", "Producers", WRITE, "Send a failed or cancelled task back",
         {200: _task("Waiting again, with fresh attempts.", pending=examples.PENDING)},
         parameters=(_TASK,),
         refusals=(
-            *OF_TASK, errors.NotFinished, errors.AlreadyFinished, errors.UniqueConflict, errors.QueueFull, *STORES
+            *OF_TASK, errors.NotFinished, errors.AlreadyFinished, errors.UniqueConflict, errors.QueueFull,
+            errors.QuotaExceeded, *STORES
         ),
     ),
     _bulk(

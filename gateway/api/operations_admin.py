@@ -42,21 +42,21 @@ OPERATIONS: tuple[Operation, ...] = (
         "What is left out goes back to its default, but for `paused`. Limits hold at once for what waits, `defaults` "
         "for what is enqueued from now on.",
         (_QUEUE,), _json(admin_messages.NewQueueSettings, settings=examples.NEW_QUEUE_SETTINGS),
-        (*READS_BODY, errors.InvalidId, *STORES),
+        (*READS_BODY, errors.InvalidId, errors.QuotaExceeded, *STORES),
     ),
     Operation(
         "PATCH", "/queues/{job_type}", "changeQueue", "Operators", ADMIN, "Change some of a queue's settings",
         {200: _settings("Its settings from now on, at every gateway.", settings=examples.QUEUE_SETTINGS)},
         "What is left out stays as it is; null goes back to the default.",
         (_QUEUE,), _json(admin_messages.NewQueueSettings, slower={"rate_per_second": 5}),
-        (*READS_BODY, errors.InvalidId, errors.SettingsChanged, *STORES),
+        (*READS_BODY, errors.InvalidId, errors.SettingsChanged, errors.QuotaExceeded, *STORES),
     ),
     Operation(
         "POST", "/queues/{job_type}/pause", "pauseQueue", "Operators", ADMIN, "Hand nothing out for a while",
         {200: _settings("Paused. Tasks are still taken in; workers finish what they hold.", paused=examples.PAUSED)},
         "For `seconds`, `until` a time, or, without a body, until it is resumed.",
         (_QUEUE,), _json(admin_messages.Pause, a_minute={"seconds": 60}, until={"until": "2030-01-31T08:00:00Z"}),
-        (*READS_BODY, errors.InvalidId, *STORES), body_required=False,
+        (*READS_BODY, errors.InvalidId, errors.QuotaExceeded, *STORES), body_required=False,
     ),
     Operation(
         "POST", "/queues/{job_type}/resume", "resumeQueue", "Operators", ADMIN, "Hand tasks out again",

@@ -105,7 +105,9 @@ class Producers:
             made = await self._make(call, specs, (), single=single, atomic=atomic)
             return await self._answer(call, made, single=single)
         tenant = call.identity.tenant
-        request = (b"POST /tasks", call.scope["query_string"], media, body)
+        # A token that is limited to other queues makes it another request.
+        limited = ",".join(call.identity.job_types).encode()
+        request = (b"POST /tasks", call.scope["query_string"], media, body, *([limited] if limited else []))
         done, made = await self._idempotency.begin(tenant, key, request, self._store.make_ulids(len(specs)))
         if not done:
             try:
@@ -196,13 +198,16 @@ class Producers:
         if due is not None:
             changes["run_at_ms"] = due if isinstance(due, int) else 0
             changes["delay_ms"] = 0
+        if "payload" in changes:
+            await self._limits.check_batch(call.identity.tenant, 0, len(body))
         await self._store.patch(queue, call.id, lambda spec: msgspec.structs.replace(spec, **changes), due)
         return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
 
     async def retry(self, call: Call) -> Reply:
-        """POST /tasks/{id}/retry. 200 pending again, 400, 404, 409, 503."""
+        """POST /tasks/{id}/retry. 200 pending again, 400, 404, 409, 429, 503."""
         call.query()
         queue = queue_of(call, call.id)
+        await self._limits.check_batch(call.identity.tenant, 1, 0)
         await self._store.retry(queue, call.id)
         return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
 
@@ -227,6 +232,10 @@ class Producers:
 
     async def _await_end(self, call: Call, queue: Queue, task: Task, seconds: float) -> Task:
         call.end_turn()
+        with self._manager.holding(queue.tenant):
+            return await self._await_final(queue, task, seconds)
+
+    async def _await_final(self, queue: Queue, task: Task, seconds: float) -> Task:
         deadline = time.monotonic() + seconds
         while not is_final(task.status) and not self._manager.closed:
             left = deadline - time.monotonic()
@@ -249,6 +258,7 @@ class Producers:
             if isinstance(spec, Refusal):
                 raise spec
             queue = call.identity.queue(spec.job_type)
+            await self._limits.check_queues(queue.tenant, {queue})
             await self._registry.register({queue})
             (outcome,) = await self._store.enqueue(queue, (spec,), ulids=ulids)
             if isinstance(outcome, Refusal):
@@ -267,6 +277,7 @@ class Producers:
             if len(queues) > 1:
                 raise InvalidParameter("atomic", "all tasks of an atomic batch must have the same job_type")
         results: list[Task | Held | Refusal] = [spec if isinstance(spec, Refusal) else ShuttingDown() for spec in specs]
+        await self._limits.check_queues(call.identity.tenant, set(queues))
         await self._registry.register(set(queues))
         for queue, numbers in queues.items():
             chosen = [spec for spec in (specs[number] for number in numbers) if isinstance(spec, TaskSpec)]

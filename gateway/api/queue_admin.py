@@ -33,6 +33,7 @@ from gateway.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from gateway.limits import TenantLimits
 from gateway.queue_settings import FOR_EVER_MS, NO_DEFAULTS, Defaults, QueueSettings
 from gateway.store.calls import StaleSettings
 from gateway.store.inspector import Inspector
@@ -41,6 +42,7 @@ from gateway.store.task_store import TaskStore
 from gateway.tasks import JOB_TYPE, Queue, Status
 
 _PATCH_TRIES = 5
+_LONGEST_DELAY_MS = 31_622_400_000
 _FAILED = frozenset({Status.FAILED})
 _settings = msgspec.json.Decoder(NewQueueSettings)
 _pause = msgspec.json.Decoder(Pause)
@@ -50,7 +52,10 @@ _redrive = msgspec.json.Decoder(Redrive)
 class QueueAdmin:
     """Handlers for what operators do to queues. Each is written to the audit log."""
 
-    def __init__(self, store: TaskStore, inspector: Inspector, registry: Registry, max_body_bytes: int) -> None:
+    def __init__(
+        self, store: TaskStore, inspector: Inspector, registry: Registry, limits: TenantLimits, max_body_bytes: int
+    ) -> None:
+        self._limits = limits
         self._store = store
         self._inspector = inspector
         self._registry = registry
@@ -66,6 +71,7 @@ class QueueAdmin:
         """PUT /queues/{job_type}. 200 the settings, 400, 413, 415."""
         queue = _queue_of(call)
         given = decode(await self._body(call), _settings)
+        await self._limits.check_queues(queue.tenant, {queue})
         await self._registry.register({queue})
         changed = await self._store.configure(queue, _changed(QueueSettings(), given), pause=_pause_of(given))
         return self._done(call, queue, "set a queue", changed)
@@ -74,6 +80,7 @@ class QueueAdmin:
         """PATCH /queues/{job_type}. 200 the settings, 400, 409, 413, 415."""
         queue = _queue_of(call)
         given = decode(await self._body(call), _settings)
+        await self._limits.check_queues(queue.tenant, {queue})
         await self._registry.register({queue})
         for _ in range(_PATCH_TRIES):
             known = await self._store.settings(queue)
@@ -103,6 +110,7 @@ class QueueAdmin:
             if found <= self._store.now_ms():
                 raise InvalidMember("until", "is past; `resume` ends a pause")
             until_ms = found
+        await self._limits.check_queues(queue.tenant, {queue})
         await self._registry.register({queue})
         changed = await self._store.configure(queue, None, pause=until_ms)
         return self._done(call, queue, "paused a queue", changed)
@@ -138,7 +146,7 @@ class QueueAdmin:
             limit = min(PAGE_TASKS, MAX_TASKS - matched)
             tasks, cursor = await self._inspector.page([queue], which, limit, cursor)
             if not given.dry_run:
-                delays = [round((matched + number) * step_ms) for number in range(len(tasks))]
+                delays = [min(round((matched + number) * step_ms), _LONGEST_DELAY_MS) for number in range(len(tasks))]
                 done = await asyncio.gather(
                     *(self._retry(queue, task.id, delay) for task, delay in zip(tasks, delays, strict=True))
                 )

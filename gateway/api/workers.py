@@ -39,7 +39,7 @@ from gateway.api.messages import (
 from gateway.api.producers import queue_of, queues_of
 from gateway.api.replies import encode, leased_reply
 from gateway.api.times import format_time
-from gateway.errors import InvalidId, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
+from gateway.errors import ForbiddenJobType, InvalidId, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
 from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry
 from gateway.store.task_store import TaskStore
@@ -149,7 +149,9 @@ class Workers:
         records = [
             WorkerRecord(
                 id=worker,
-                task_types=list(workers[worker].task_types) if worker in workers else [],
+                task_types=[one for one in workers[worker].task_types if call.identity.may_use(one)]
+                if worker in workers
+                else [],
                 last_seen_at=format_time(workers[worker].seen_at_ms if worker in workers else now_ms),
                 last_seen_seconds=max(0, now_ms - workers[worker].seen_at_ms) / 1000 if worker in workers else 0.0,
                 leases=held.get(worker, 0),
@@ -175,8 +177,10 @@ class Workers:
         """DELETE /workers/{id}. 200 with how many leases went back, 400, 404."""
         call.query()
         worker_id = _worker_of(call)
-        self._manager.send_home(call.identity.tenant, worker_id)
-        await self._manager.settle()
+        whole = not call.identity.job_types
+        if whole:
+            self._manager.send_home(call.identity.tenant, worker_id)
+            await self._manager.settle()
         released = 0
         for queue, leases in zip(*await self._queues_and_leases(call), strict=True):
             mine = [lease for lease in leases if lease.worker_id == worker_id]
@@ -184,6 +188,9 @@ class Workers:
                 *(self._store.release(queue, lease.task_id, lease.token) for lease in mine), return_exceptions=True
             )
             released += sum(isinstance(one, Reported) for one in done)
+        if not whole:
+            # It may be another's worker, too: what it holds of these queues goes back, the rest stays as it is.
+            return Reply(200, encode(SignedOff(id=worker_id, released=released)))
         known = await self._registry.forget_worker(call.identity.tenant, worker_id)
         # A worker that came just now stands here, and not yet in the registry.
         seen = self._manager.forget_worker(call.identity.tenant, worker_id)
@@ -194,6 +201,8 @@ class Workers:
     async def _direct(self, call: Call, directive: DirectiveName) -> Reply:
         call.query()
         worker_id = _worker_of(call)
+        if call.identity.job_types:
+            raise ForbiddenJobType("*")
         await self._registry.direct(call.identity.tenant, worker_id, directive)
         audit(call, "directed a worker", worker_id=worker_id, directive=directive)
         return Reply(200, encode(DirectiveReply(id=worker_id, directive=directive)))

@@ -45,6 +45,7 @@ def set_(
     max_pending: Annotated[str | None, typer.Option(help="Waiting tasks over all its queues.")] = None,
     max_stored_bytes: Annotated[str | None, typer.Option(help="Bytes of payloads and results.")] = None,
     max_batch: Annotated[str | None, typer.Option(help="Tasks of a batch.")] = None,
+    max_queues: Annotated[str | None, typer.Option(help="Queues that it may use.")] = None,
     url: Url = None,
     token_file: TokenFile = None,
     json_: AsJson = False,
@@ -52,7 +53,7 @@ def set_(
     """Set some of a tenant's own limits; `none` takes one back: that of all tenants holds again."""
     typed = {
         "rate_limit_per_minute": rate_limit_per_minute, "max_open_polls": max_open_polls, "max_pending": max_pending,
-        "max_stored_bytes": max_stored_bytes, "max_batch": max_batch,
+        "max_stored_bytes": max_stored_bytes, "max_batch": max_batch, "max_queues": max_queues,
     }  # fmt: skip
     given = {one: number(one, text) for one, text in typed.items() if text is not None}
     if not given:

@@ -33,6 +33,7 @@ from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulid
 _PATCH_TRIES = 5
 _STALE_TRIES = 5
 _PURGE_TASKS = 500
+_MOST_SETTINGS = 10_000
 
 
 class Lane(Protocol):
@@ -328,7 +329,10 @@ class TaskStore:
     async def settings(self, queue: Queue) -> QueueSettings:
         """Read what an operator set for a queue. Source: lua/settings.lua."""
         fields = await self.submit_read("settings", queue, None)
-        found = self._settings[queue] = read_settings(fields)
+        found = read_settings(fields)
+        if len(self._settings) >= _MOST_SETTINGS:
+            self._settings.clear()
+        self._settings[queue] = found
         return found
 
     async def configure(
@@ -356,10 +360,13 @@ class TaskStore:
         granted: Granted = await self._submit("limit", "limit", keys, (per_minute, ahead))
         return granted
 
-    async def watch(self, queue: Queue, task_id: str, ttl_ms: int) -> bool:
-        """Ask to hear of the task's end. True: it is final (or gone) already. Source: lua/watch.lua."""
+    async def watch(self, queue: Queue, task_id: str, ttl_ms: int) -> int:
+        """Ask to hear of the task's end. 1: it is final (or gone) already; 2: too many ask, look again by yourself.
+
+        Source: lua/watch.lua.
+        """
         self.expect_rings(queue)
-        done: bool = await self._submit("chore", "watch", self.keys.of(queue), (self.arq_id(queue, task_id), ttl_ms))
+        done: int = await self._submit("chore", "watch", self.keys.of(queue), (self.arq_id(queue, task_id), ttl_ms))
         return done
 
     async def pass_ring_on(self, queue: Queue) -> None:

@@ -19,6 +19,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     max_pending: int | None = None
     max_stored_bytes: int | None = None
     max_batch: int | None = None
+    max_queues: int | None = None
 
     def over(self, common: Limits) -> Limits:
         """These, and the common ones where these say nothing."""

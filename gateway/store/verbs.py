@@ -449,7 +449,7 @@ class _Watch(ScriptCall):
         return [*self.start(), self.store.gateway, longest, len(items), *(item[0] for item in items)]
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
-        return [bool(flag) for flag in reply[2:]]
+        return list(reply[2:])
 
 
 class _Ring(ScriptCall):
