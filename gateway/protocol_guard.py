@@ -126,6 +126,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         self._backlog = b""
         self._connection.hang_up()
+        # What points back here, so that nothing waits for the cycle collector, which seldom runs (`serving.py`): some
+        # 6 KiB for each connection that ends. A handler that still works keeps its cycle, and that keeps us.
+        self.parser = self.cycle = None  # type: ignore[assignment]  # nothing is read or answered any more
+        self._connection.reply = _too_late
 
     # The parser's side. What one slice of data cannot exceed is checked after the slice, not in each callback.
 
@@ -455,6 +459,11 @@ class _HeldFlow(FlowControl):
     def resume_reading(self) -> None:
         if not self._held:
             super().resume_reading()
+
+
+def _too_late(*_: object) -> bool:
+    """Leave a reply to ASGI's own way, which drops it."""
+    return False
 
 
 def _awaited(cycle: RequestResponseCycle) -> bool:
