@@ -143,7 +143,11 @@ class Producers:
 
     async def _idempotent(self) -> None:
         key = f"soak-{self._rng.getrandbits(96):x}"
+        await self._with_key(key)
+        # Only now: each request with the key sets its expiry anew, and it is to be shortened.
         self.idempotency_keys.append(key)
+
+    async def _with_key(self, key: str) -> None:
         task, headers = self._new_task(), {"Idempotency-Key": key}
         reply = await self._line.call("enqueue", "POST", "/tasks", task, headers=headers)
         if reply.status != 201:
