@@ -61,12 +61,13 @@ def judge(samples: Sequence[Sample]) -> list[Series]:
         short = smallest_leak <= bound if relative is None else len(points) < 60
         found.append(Series(name, unit, values, growth(seconds, values), bound, short))
 
-    # Half of what one object per task would take, and what allocators and the tasks under way swing by.
+    # An eighth of what one object per task would take, for what is kept of one task in eight, or of a connection; and a
+    # MiB for allocators, which never give everything back.
     per_gateway = tasks / len(rest[0].gateways)
     for number in range(len(rest[0].gateways)):
         add(
             f"gateway {number + 1}: memory", "MiB", lambda one, n=number: one.gateways[n].memory_bytes / _MIB,
-            2 + per_gateway * _PYTHON_OBJECT_BYTES / 2 / _MIB,
+            1 + per_gateway * _PYTHON_OBJECT_BYTES / 8 / _MIB,
             smallest_leak=per_gateway * _PYTHON_OBJECT_BYTES / _MIB,
         )  # fmt: skip
         # One file kept of a thousand tasks; open polls and connections come and go.
