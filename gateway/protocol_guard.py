@@ -127,7 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._backlog = b""
         self._connection.hang_up()
         # What points back here, so that nothing waits for the cycle collector, which seldom runs (`serving.py`): some
-        # 6 KiB for each connection that ends. A handler that still works keeps its cycle, and that keeps us.
+        # KiB for each connection that ends. A handler that still works keeps its cycle, and that keeps us.
         self.parser = self.cycle = None  # type: ignore[assignment]  # nothing is read or answered any more
         self._connection.reply = _too_late
 
