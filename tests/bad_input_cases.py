@@ -263,7 +263,7 @@ MEMBERS: dict[str, tuple[dict[str, str], dict[str, tuple[str, ...]]]] = {
             "max_pending": MOST,
             "max_stored_bytes": ("0", "-1", "9007199254740993", "1.5", "1e400", '"5"', "true", "[]"),
             "max_batch": COUNTS,
-            "max_queues": COUNTS,
+            "max_queues": MOST,
         },
     ),
 }  # fmt: skip
