@@ -26,7 +26,7 @@ from gateway.tasks import DEFAULT_TENANT, LeasedTask, Queue
 log = logging.getLogger("gateway.polls")
 _POLLS_PER_CLAIM = 200
 # While several tenants poll, so that one with many polls does not make the others wait for a long claim.
-_POLLS_PER_FAIR_CLAIM = 32
+_POLLS_PER_FAIR_CLAIM = 8
 _RECHECK_SECONDS = 1.0
 _RECHECKS_PER_SECOND = 10.0
 _RETRY_SECONDS = 0.25

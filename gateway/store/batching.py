@@ -34,7 +34,7 @@ _AWAY = (
 
 
 # While several tenants are active, one call takes so much work of each: nobody waits behind another's backlog.
-_FAIR_SHARE = 32
+_FAIR_SHARE = 8
 _ACTIVE_SECONDS = 1.0
 
 
