@@ -23,7 +23,7 @@ run: $(VENV)/.run  ## the gateway, an embedded Redis and a small worker pool on 
 	@$(BIN)/gateway run
 
 test: $(VENV)/.dev  ## the tests (needs no Redis of yours)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
