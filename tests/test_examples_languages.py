@@ -127,7 +127,7 @@ class RunningWorker:
         self.process = process
         self.log = log
 
-    async def exit_code(self, seconds: float = 5) -> int:
+    async def exit_code(self, seconds: float = 30) -> int:
         """Wait for its end."""
         try:
             return await asyncio.to_thread(self.process.wait, seconds)
