@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from gateway.errors import QueueFull, StoreFull
+from gateway.errors import QueueFull, StoreFull, StoreUnavailable
 from gateway.store.idempotency import Idempotency, Made
 from gateway.tasks import Status, TaskSpec
 from tests import lives
@@ -59,6 +61,46 @@ async def test_enqueue_is_refused_also_where_other_tasks_come_due(full: FullStor
     with pytest.raises(StoreFull):
         await full.tasks.enqueue(lives.QUEUE, [TaskSpec("demo")])
     assert await keys_of(full.redis) == before
+
+
+async def test_a_repeated_call_does_not_deny_what_its_first_try_stored(full: FullStore) -> None:
+    """The reply of the first try is lost, and when the gateway sends it again Redis is full."""
+    cut = asyncio.Event()
+    passed: list[asyncio.Task[None]] = []
+
+    async def requests(reader: asyncio.StreamReader, forth: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(1 << 16):
+            forth.write(piece)
+        forth.close()
+
+    async def replies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_unix_connection(full.redis.connection_pool.connection_kwargs["path"])
+        asking = asyncio.create_task(requests(reader, forth))
+        while piece := await back.read(1 << 16):
+            if cut.is_set():
+                cut.clear()
+                await full.fill()
+                break
+            writer.write(piece)
+        writer.close()
+        await asking
+        await asyncio.gather(writer.wait_closed(), forth.wait_closed())
+
+    place = f"/tmp/tg-relay-{os.getpid()}.sock"
+    server = await asyncio.start_unix_server(
+        lambda *streams: passed.append(asyncio.ensure_future(replies(*streams))), place
+    )
+    async with server:
+        behind = Store(f"unix://{place}", queue_limit=10)
+        await lives.enqueue(behind)
+        cut.set()
+        with pytest.raises(StoreUnavailable) as refused:
+            await behind.tasks.enqueue(lives.QUEUE, [TaskSpec("demo")])
+        await behind.close()
+        await asyncio.gather(*passed)
+    os.unlink(place)
+    assert not isinstance(refused.value, StoreFull)
+    assert await full.redis.zcard(lives.ARQ_QUEUE) == 2
 
 
 async def test_a_queue_at_its_bound_says_so_even_then(full: FullStore) -> None:

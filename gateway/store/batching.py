@@ -60,7 +60,9 @@ class Link:
             # A connection that broke while it was idle says nothing about Redis now.
             if fresh or not repeat:
                 raise
-            return await self._attempt(commands, deadline)
+        replies = await self._attempt(commands, deadline)
+        # The first try may have done what a full Redis refuses now: nobody can say that nothing was stored.
+        return [StoreUnavailable() if _is_full(reply) else reply for reply in replies]
 
     async def _attempt(self, commands: Sequence[bytes], deadline: float) -> list[Any]:
         try:
@@ -304,9 +306,18 @@ def _chunks(verb: Verb, entries: list[Entry]) -> list[list[Entry]]:
     return chunks
 
 
+def _is_full(reply: object) -> bool:
+    """Whether Redis refused a command because it is full; a script's error names the reason in its text."""
+    return isinstance(reply, OutOfMemoryError) or (
+        isinstance(reply, ResponseError) and "OOM command not allowed" in str(reply)
+    )
+
+
 def refusal_of(error: BaseException, verb: str) -> Refusal:
-    """Translate an error reply of Redis."""
-    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+    """Translate an error reply of Redis; what is a refusal already stays one."""
+    if isinstance(error, Refusal):
+        return error
+    if _is_full(error):
         return StoreFull()
     text = str(error)
     name = type(error).__name__
