@@ -1,7 +1,8 @@
 """The gateway's chore: sweeps on time. Every gateway does them; each sweep is one idempotent script.
 
-A queue is swept when its next alarm is due (the end of a lease, the time of a scheduled task, ..), as far as this
-gateway knows it, and now and then besides: another gateway may have set an earlier alarm and died.
+A queue is swept when its next alarm is due (the end of a lease, the time of a scheduled task, ..). Who gives out a
+lease knows of its end, and notes it in an index that all gateways share, so that the alarms of one that died are taken
+by another. Each known queue is swept now and then besides: a gateway may have died before it noted an alarm.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ _SWEEPS_PER_SECOND = 25.0
 _SWEEP_SECONDS = 1.0
 _SHORTEST_GAP_SECONDS = 0.02
 _SHORTEST_REST_SECONDS = 0.005
+# The index is looked at this often, and sooner where there is something to note.
+_LOOK_SECONDS = 0.5
+_GATHER_SECONDS = 0.1
+# Alarms are taken this long before they are due, so that they are met on time.
+_AHEAD_MS = 650
+# A gateway that took an alarm and died: for so long nobody else looks at it.
+_LEFT_TO_TAKER_MS = 700
+_MOST_TAKEN = 500
+# What this gateway noted and is further away than this still stands in the index, or something sooner does.
+_STANDS_MS = 2000
+_DOUBT_SECONDS = 30.0
 
 
 class Sweeper:
@@ -31,6 +43,13 @@ class Sweeper:
         self._registry = registry
         self._alarms: dict[Queue, int] = {}
         self._woken = asyncio.Event()
+        # The shared index: what is to be noted in it, what was, what was taken from it and until when, and what came
+        # of that.
+        self._to_note: dict[Queue, int] = {}
+        self._noted: dict[Queue, int] = {}
+        self._taken: dict[Queue, int] = {}
+        self._settled: dict[Queue, tuple[int, int]] = {}
+        self._has_news = asyncio.Event()
 
     def alarm(self, queue: Queue, at_ms: int) -> None:
         """Note that a queue needs a sweep then (unix ms, the store's clock)."""
@@ -38,11 +57,13 @@ class Sweeper:
         if known is None or at_ms < known:
             self._alarms[queue] = at_ms
             self._woken.set()
+        self._share(queue, at_ms)
 
     async def run(self) -> None:
         """Sweep for ever. Cancel it to stop."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._on_alarm())
+            group.create_task(self._keep_index())
             group.create_task(self._now_and_then())
 
     async def _on_alarm(self) -> None:
@@ -83,14 +104,66 @@ class Sweeper:
 
     async def _sweep(self, queue: Queue) -> bool:
         """Sweep a queue once. Returns whether something is still due."""
+        left_until_ms = self._taken.pop(queue, 0)
         try:
             swept = await self._store.expire(queue)
         except Refusal:
             self._alarms.setdefault(queue, self._store.now_ms() + 250)
             return False
-        if swept.next_alarm_ms:
-            self.alarm(queue, swept.next_alarm_ms)
+        next_ms = swept.next_alarm_ms
+        if left_until_ms:
+            self._settled[queue] = (left_until_ms, next_ms)
+            self._has_news.set()
+        elif next_ms:
+            self._share(queue, next_ms)
+        if next_ms and next_ms <= self._store.now_ms() + _AHEAD_MS:
+            # Too soon to leave it to the index.
+            known = self._alarms.get(queue)
+            self._alarms[queue] = next_ms if known is None else min(known, next_ms)
+            self._woken.set()
         if swept.lapsed or swept.timed_out or swept.expired:
             facts = {"lapsed": swept.lapsed, "timed_out": swept.timed_out, "expired": swept.expired}
             log.info("swept a queue", extra={"queue": queue.job_type, **facts})
-        return 0 < swept.next_alarm_ms <= self._store.now_ms()
+        return 0 < next_ms <= self._store.now_ms()
+
+    # The shared index
+
+    def _share(self, queue: Queue, at_ms: int) -> None:
+        if self._store.now_ms() + _STANDS_MS < self._noted.get(queue, 0) <= at_ms:
+            return
+        known = self._to_note.get(queue)
+        if known is None or at_ms < known:
+            self._to_note[queue] = at_ms
+            self._has_news.set()
+
+    async def _keep_index(self) -> None:
+        doubted = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._has_news.wait()
+                    await asyncio.sleep(_GATHER_SECONDS)
+            except TimeoutError:
+                pass
+            self._has_news.clear()
+            if time.monotonic() - doubted > _DOUBT_SECONDS:
+                # Redis may have lost it: note everything again now and then.
+                doubted = time.monotonic()
+                self._noted.clear()
+            to_note, self._to_note = self._to_note, {}
+            settled, self._settled = self._settled, {}
+            try:
+                taken = await self._store.take_alarms(to_note, settled, _AHEAD_MS, _LEFT_TO_TAKER_MS, _MOST_TAKEN)
+            except Refusal:
+                self._noted.clear()
+                for queue, at_ms in to_note.items():
+                    self._to_note[queue] = min(at_ms, self._to_note.get(queue, at_ms))
+                continue
+            self._noted.update(to_note)
+            for queue, at_ms, left_until_ms in taken:
+                self._taken[queue] = left_until_ms
+                known = self._alarms.get(queue)
+                self._alarms[queue] = at_ms if known is None else min(known, at_ms)
+                self._woken.set()
+            if len(taken) == _MOST_TAKEN:
+                self._has_news.set()

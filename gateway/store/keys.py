@@ -30,6 +30,7 @@ Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a scri
     tg:{schema}            STR   version of what is stored (SCHEMA); a gateway that does not know it refuses to serve
     tg:{keys}:api          HASH  SHA-256 of an API key -> its record
     tg:{tenants}:limits    HASH  tenant -> its own limits (msgpack)
+    tg:{alarms}:next       ZSET  tags of queues by when they need a sweep (unix ms): a hint that outlives who noted it
     tg:{limit:W}:<bucket>  STR   arrival time of a rate limit; W: `tenant:<name>` or `address:<client>`
     tg:{T}:replicated      STR   written before a WAIT; 60 s
     tg:{T}:fence           never there; declared with each script in a cluster (see internals, "Redis Cluster")
@@ -149,6 +150,11 @@ class Keys:
         """STR of one rate limit's bucket; whose: `tenant:<name>` or `address:<client>`."""
         tag = f"{{limit:{whose}}}"
         return self._called(tag, f"{self.prefix}:{tag}:{name}", whose)
+
+    def alarms(self) -> QueueKeys:
+        """ZSET of queues' tags by their next alarm."""
+        tag = "{alarms}"
+        return self._called(tag, f"{self.prefix}:{tag}:next", "")
 
     def replicated(self, key: str) -> str:
         """The key to write where replicas are waited for, in the slot of another."""

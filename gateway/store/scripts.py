@@ -16,7 +16,7 @@ VERBS = (
 
 
 # What belongs to no queue: without the queue's key names and the prelude.
-BARE = ("limit",)
+BARE = ("limit", "alarms")
 
 
 class Script(msgspec.Struct, frozen=True):

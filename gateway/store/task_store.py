@@ -258,6 +258,32 @@ class TaskStore:
         swept: Swept = await self._submit("chore", "expire", self.keys.of(queue), (queue, limit))
         return swept
 
+    async def take_alarms(
+        self,
+        noted: Mapping[Queue, int],
+        settled: Mapping[Queue, tuple[int, int]],
+        ahead_ms: int,
+        left_ms: int,
+        most: int,
+    ) -> list[tuple[Queue, int, int]]:
+        """Note alarms in the index that all gateways share, and take those that are due within `ahead_ms`.
+
+        noted: queue -> unix ms; settled: of those taken before, until when they were left to us and the next (0: none).
+        Returns the queues taken, at most so many, when they are due, and until when they are left to us: for `left_ms`.
+        Source: lua/alarms.lua.
+        """
+        tag_of = self.keys.of
+        item = (
+            {tag_of(queue).tag: at_ms for queue, at_ms in noted.items()},
+            {tag_of(queue).tag: word for queue, word in settled.items()},
+            ahead_ms,
+            left_ms,
+            most,
+        )
+        taken = await self._submit("limit", "alarms", self.keys.alarms(), item)
+        found = ((self.keys.queue_of(tag.decode()), at_ms, left_until_ms) for tag, at_ms, left_until_ms in taken)
+        return [(queue, at_ms, left_until_ms) for queue, at_ms, left_until_ms in found if queue is not None]
+
     async def cancel(self, queue: Queue, task_id: str) -> bool:
         """Cancel a task. True: it is cancelled; False: its worker was asked.
 

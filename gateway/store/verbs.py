@@ -545,8 +545,29 @@ class _Limit(ScriptCall):
         ]
 
 
+class _Alarms(ScriptCall):
+    """Items: (noted: tag -> at, settled: tag -> (left until, next), ms ahead, ms left to the taker, most)."""
+
+    name = "alarms"
+    promises = False
+    batch = 1
+
+    def arguments(self, items: list[Any]) -> list[Argument]:
+        ((noted, settled, ahead_ms, left_ms, most),) = items
+        args: list[Argument] = [*self.start(), ahead_ms, left_ms, most, len(noted), len(settled)]
+        for tag, at_ms in noted.items():
+            args += (tag, at_ms)
+        for tag, (left_until_ms, next_ms) in settled.items():
+            args += (tag, left_until_ms, next_ms)
+        return args
+
+    def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
+        self.hear(reply)
+        return [list(zip(reply[2::3], reply[3::3], reply[4::3], strict=True))]
+
+
 VERBS: tuple[type[ScriptCall], ...] = (
     _Enqueue, _Claim, _Heartbeat, _Complete, _Fail, _Release, _Expire, _Cancel, _Retry, _Patch, _Delete, _Purge,
-    _Configure, _Settings, _Limit, _Watch,
+    _Configure, _Settings, _Limit, _Alarms, _Watch,
     _Ring, _Leases, _Read, _Page, _Stats,
 )  # fmt: skip
