@@ -96,7 +96,7 @@ class GatewayApp(Starlette):
 
         self.watch.on_refusal = refuse
         body = settings.max_body_bytes
-        self.idempotency = Idempotency(self.connections.redis, keys, clock)
+        self.idempotency = Idempotency(self.connections.redis, keys, clock, self.connections.replicas)
         producers = Producers(
             self.store, self.inspector, self.registry, self.manager, self.idempotency, self.limits, body
         )

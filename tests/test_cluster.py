@@ -15,11 +15,13 @@ from redis.crc import key_slot
 from gateway import config
 from gateway.app import LANES
 from gateway.commands.redis_checks import check_redis
-from gateway.errors import StoreUnavailable, TaskNotFound
+from gateway.errors import NotReplicated, StoreUnavailable, TaskNotFound
 from gateway.queue_settings import QueueSettings
 from gateway.store import scripts
 from gateway.store.calls import Claim
+from gateway.store.cluster import ClusterClient, Slots
 from gateway.store.connect import Connections
+from gateway.store.idempotency import Idempotency
 from gateway.store.inspector import Filter, Inspector
 from gateway.store.keys import Keys
 from gateway.store.registry import Registry
@@ -193,6 +195,27 @@ async def test_health_directives_and_idempotency_keys_work(gateway: LiveGateway,
     assert (await gateway.get("/health")).json()["queue_depth"] == 1
     assert (await gateway.get("/health/ready")).status_code == 200
     assert (await gateway.get("/queues")).json()["queues"][0]["job_type"] == "demo"
+
+
+async def test_a_key_is_vouched_for_by_the_server_that_noted_it(cluster: ClusterSet, tmp_path: Path) -> None:
+    """A primary that was replaced and does not know it yet notes a key that its heir, who has replicas, knows not."""
+    keys = Keys(cluster=True)
+    slot = key_slot(keys.idempotency("default", "k").encode())
+    with ClusterSet(tmp_path, primaries=1, replicas=0) as old:
+        old.start()
+        slots = Slots([(old.nodes[0].host, old.nodes[0].port)], tls=False)
+        client = ClusterClient(slots)
+        idempotency = Idempotency(client, keys, None, replicas=1)
+        await slots.read()
+        old.nodes[0].redis.client_pause(300, all=False)
+        asking = asyncio.create_task(idempotency.begin("default", "k", [b"request"], ["1"]))
+        await wait_until(lambda: old.nodes[0].redis.info("clients")["blocked_clients"] == 1)
+        heir = cluster.owner(slot)
+        slots.moved(slot, (heir.host, heir.port))
+        with pytest.raises(NotReplicated):
+            await asking
+        assert old.nodes[0].redis.exists(keys.idempotency("default", "k"))
+        await client.aclose()
 
 
 async def test_a_node_that_forgot_its_scripts_gets_them_again(gateway: LiveGateway, cluster: ClusterSet) -> None:

@@ -43,6 +43,20 @@ async def answering() -> AsyncIterator[None]:
         raise StoreUnavailable() from error
 
 
+async def replicated(redis: Redis, replicas: int, *command: Any) -> tuple[Any, bool]:
+    """Send one command that writes, and wait until so many replicas have what it wrote (0: do not wait).
+
+    Both on one connection: a primary that does not know yet that it was replaced would otherwise do the work, and its
+    heir vouch for it. Returns the reply, and whether the replicas confirmed it. Raises StoreFull, StoreUnavailable.
+    """
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        pipe.execute_command(*command)
+        if replicas:
+            pipe.wait(replicas, REPLICA_MS)
+        reply, *confirmed = await pipe.execute()
+    return reply, not replicas or confirmed[0] >= replicas
+
+
 async def settle(redis: Redis, mark: str) -> None:
     """Wait until replicas have what was written in the slot of `mark`, where a promise is built on it.
 
@@ -97,6 +111,11 @@ class Connections:
             return
         self._make = ConnectionPool.from_url(url, **options).make_connection
         self.redis = Redis(connection_pool=ConnectionPool.from_url(url, **options))
+
+    @property
+    def replicas(self) -> int:
+        """How many must have what a call promises."""
+        return self._replicas
 
     @property
     def cluster(self) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.errors import IdempotencyMismatch, RequestRunning
-from gateway.store.connect import answering, settle
+from gateway.errors import IdempotencyMismatch, NotReplicated, RequestRunning
+from gateway.store.connect import answering, replicated
 from gateway.store.keys import Keys
 
 KEPT_MS = 86_400_000
@@ -33,11 +33,16 @@ class Made(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Idempotency:
-    """The records of idempotency keys. Every method raises StoreUnavailable when Redis does not answer."""
+    """The records of idempotency keys. Every method raises StoreUnavailable when Redis does not answer.
 
-    def __init__(self, redis: Redis, keys: Keys, clock: Callable[[], int] | None) -> None:
+    replicas: how many must have a record before its tasks are made.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, clock: Callable[[], int] | None, replicas: int = 0) -> None:
         self._redis = redis
-        self._script = redis.register_script((files("gateway.store") / "idempotency.lua").read_text())
+        self._replicas = replicas
+        self._source = (files("gateway.store") / "idempotency.lua").read_text()
+        self._script = redis.register_script(self._source)
         self._keys = keys
         self._clock = clock
 
@@ -45,18 +50,26 @@ class Idempotency:
         """Ask to work on a request. request: all that makes it this request and no other.
 
         Returns (True, what it made) when it is done already, else (False, the ids to make): ours, or those of a first
-        asker that died. Raises IdempotencyMismatch, RequestRunning.
+        asker that died. Raises IdempotencyMismatch, RequestRunning, NotReplicated.
         """
         fingerprint = hashlib.blake2b(b"\0".join(request), digest_size=16).digest()
         planned = msgspec.msgpack.encode(Made(tuple(ulids)))
-        word, *rest = await self._run(tenant, key, "begin", fingerprint, _LOCK_MS, KEPT_MS, planned)
+        given = ("begin", fingerprint, _LOCK_MS, KEPT_MS, planned)
+        kept = True
+        if self._replicas:
+            name, now = self._keys.idempotency(tenant, key), self._clock() if self._clock else ""
+            # Brings its source along: a script that is not there yet would cost the order of the two.
+            reply, kept = await replicated(self._redis, self._replicas, "EVAL", self._source, 1, name, now, *given)
+            word, *rest = reply
+        else:
+            word, *rest = await self._run(tenant, key, *given)
         if word == b"mismatch":
             raise IdempotencyMismatch()
         if word == b"running":
             raise RequestRunning()
-        if word != b"done":
+        if word != b"done" and not kept:
             # Were the record lost after the tasks are acknowledged, the next asker would make them again.
-            await settle(self._redis, self._keys.replicated(self._keys.idempotency(tenant, key)))
+            raise NotReplicated()
         if not rest:
             return False, Made(tuple(ulids))
         made = msgspec.msgpack.decode(rest[0], type=Made)
