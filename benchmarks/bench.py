@@ -17,6 +17,7 @@ from benchmarks.processes import CpuClock
 from benchmarks.redis_server import RedisServer
 
 PAYLOAD_BYTES = 100
+_CLOSED_LOOPS = ("post", "work")
 
 
 @dataclass
@@ -87,16 +88,25 @@ class Bench:
         servers: list[HttpServer | RedisServer],
         command: str,
         url: str,
+        warmup: str = "",
         **flags: object,
     ) -> Report:
-        """Run the load client against a server; keep its report, and the CPU seconds of all, with the findings."""
+        """Run the load client against a server; keep its report, and the CPU seconds of all, with the findings.
+
+        warmup: load beforehand, for so long. A closed loop's is a run of its own, so that its CPU seconds and its
+        tasks count the same span.
+        """
+        if warmup and command in _CLOSED_LOOPS:
+            self.load.warm_up(command, url, payload_bytes=PAYLOAD_BYTES, **flags | {"duration": warmup})
+        elif warmup:
+            flags["warmup"] = warmup
         clock = CpuClock(server.process for server in servers)
         report = self.load.run(command, url, payload_bytes=PAYLOAD_BYTES, **flags)
         self.keep(contender, round_number, report, clock)
         return report
 
     def keep(self, contender: str, round_number: int, report: dict[str, Any], clock: CpuClock) -> None:
-        """Keep a measurement, and what went wrong in it, with the findings. CPU seconds count the warm-up too."""
+        """Keep a measurement, and what went wrong in it, with the findings."""
         cpu_seconds = clock.seconds() | {"load": round(report["cpu_seconds"], 2)}
         self.findings.raw.append(
             {"contender": contender, "round": round_number, "cpu_seconds": cpu_seconds, "report": report}
@@ -108,13 +118,16 @@ class Bench:
         """Note what went wrong."""
         self.findings.problems.extend(problems)
 
-    def fill(self, url: str, tasks: int, job_type: str, token: str = "") -> None:
-        """Enqueue tasks in batches of 1,000, unmeasured."""
+    def fill(
+        self, url: str, tasks: int, job_type: str, token: str = "", *, job_types: int = 1, batch: int = 1000
+    ) -> None:
+        """Enqueue tasks in batches, unmeasured. job_types: spread the batches over so many."""
         report = self.load.run(
             "post",
             url,
             tasks=tasks,
-            batch=min(tasks, 1000),
+            batch=min(tasks, batch),
+            queues=job_types,
             connections=2,
             duration="10m",
             job_type=job_type,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 from benchmarks.figures import Findings
 
 _HEADINGS = ["benchmark", "what", "median", "range", "goal", "reached"]
+_QUIET_LOAD = 0.5
 _PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "redis", "hiredis", "arq", "msgspec")
 
 
@@ -45,14 +45,33 @@ def surroundings(redis_version: str, settings: dict[str, Any]) -> dict[str, Any]
         "cores": os.cpu_count(),
         "redis": redis_version,
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "load_average": os.getloadavg()[0],
         "settings": settings,
     }
 
 
-def write(directory: Path, about: dict[str, Any], all_findings: dict[str, Findings]) -> Path:
-    """Write everything to `<directory>/<time>.json` and return its path."""
+def surroundings_in_words(found: dict[str, Any]) -> str:
+    """The same for a page: when and on what it was measured, how long, and whether something else ran."""
+    settings, disk, load = found["settings"], found["disk_sync_ms"], found["load_average"]
+    lines = [
+        f"Measured {found['at'][:10]} at commit {(found['commit'] or 'unknown')[:12]} on {found['cores']} cores (Linux "
+        f"{found['kernel']}), Python {found['python']}, Redis {found['redis']}, {settings['rounds']} rounds of "
+        f"{settings['seconds']} s: clients, servers and Redis together. One write kept on its disk took "
+        f"{disk['p50']} ms (p50), {disk['p99']} ms (p99).",
+        f"Processes that ran or waited on the machine before it began: {load:.1f}"
+        + (", so these figures are disturbed." if load > _QUIET_LOAD else "."),
+    ]
+    if settings["quick"] == "True":
+        lines.append("**A quick run with short spans and small sizes: its figures mean nothing.**")
+    return "\n".join(lines)
+
+
+def file(directory: Path, prefix: str = "") -> Path:
+    """Where a run that begins now keeps its figures: `<directory>/<prefix><time>.json`."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
-    found = {name: asdict(findings) for name, findings in all_findings.items()}
-    path.write_text(json.dumps(about | {"benchmarks": found}, indent=1))
-    return path
+    return directory / f"{prefix}{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
+
+
+def whole(about: dict[str, Any], all_findings: dict[str, Findings]) -> dict[str, Any]:
+    """Everything about a run, as its file holds it."""
+    return about | {"benchmarks": {name: asdict(findings) for name, findings in all_findings.items()}}

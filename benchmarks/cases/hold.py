@@ -43,10 +43,17 @@ def run(bench: Bench) -> list[Row]:
                     found[name].append(100 * cpu_seconds[name] / took)
                 found["commands"].append(sum(commands.values()) / took)
     return [
-        Row(f"gateway's memory per poll of {polls:,}", "KiB", memory_kib, at_most(20)),
-        Row("gateway's CPU, polls waiting", "% of a core", idle["gateway"], at_most(2)),
-        Row("Redis's CPU, polls waiting", "% of a core", idle["redis"], at_most(2)),
-        Row("Redis commands, polls waiting", "/s", idle["commands"], at_most(20)),
+        Row(f"gateway's memory per poll of {polls:,}", "KiB", memory_kib, at_most(20), key="memory"),
+        Row("gateway's CPU, polls waiting", "% of a core", idle["gateway"], at_most(2), key="gateway"),
+        Row("Redis's CPU, polls waiting", "% of a core", idle["redis"], at_most(2), key="redis"),
+        Row(
+            "both together",
+            "% of a core",
+            [sum(pair) for pair in zip(idle["gateway"], idle["redis"], strict=True)],
+            at_most(2),
+            "together",
+        ),
+        Row("Redis commands, polls waiting", "/s", idle["commands"], at_most(20), key="commands"),
         Row(f"gateway's CPU, renewed every {_RENEWED_WAIT_SECONDS} s", "% of a core", renewed["gateway"]),
         Row(f"Redis's CPU, renewed every {_RENEWED_WAIT_SECONDS} s", "% of a core", renewed["redis"]),
         Row(f"Redis commands, renewed every {_RENEWED_WAIT_SECONDS} s", "/s", renewed["commands"]),

@@ -34,11 +34,11 @@ def run(bench: Bench) -> list[Row]:
                     pollers=_POLLERS, connections=_POSTERS, **bench.span(),
                 )  # fmt: skip
                 reports[name].append(report)
-    rows = [Row("capacity: tasks posted, polled and completed with next", "tasks/s", capacities)]
+    rows = [Row("capacity: tasks posted, polled and completed with next", "tasks/s", capacities, key="capacity")]
     for name, found_reports in reports.items():
         dispatch = [report["latency_ms"]["dispatch"] for report in found_reports]
         for percentile in ("p50", "p99", "p99.9"):
             goal = at_most(25) if (name, percentile) == ("80 %", "p99") else None
             values = [found[percentile] for found in dispatch]
-            rows.append(Row(f"POST to worker at {name}, {percentile}", "ms", values, goal))
+            rows.append(Row(f"POST to worker at {name}, {percentile}", "ms", values, goal, f"{name}/{percentile}"))
     return rows

@@ -13,6 +13,8 @@ from benchmarks.http_server import HttpServer
 from benchmarks.redis_server import RedisServer
 
 _DEPTHS = (100, 1_000, 10_000, 100_000, 1_000_000)
+_QUICK_DEPTHS = (100, 1_000, 50_000)
+_LEAST_WEIGHED = 10_000  # of fewer, the connections' buffers would weigh as much as the tasks
 _CLAIMS = 1_000
 _SMALLEST_BATCH = 50
 _LEASE_SECONDS = 3_600  # nothing lapses meanwhile
@@ -22,15 +24,13 @@ _PAGE_MS = at_most(20)
 
 def run(bench: Bench) -> list[Row]:
     """Fill a Redis once, then measure round by round."""
-    depths = [bench.size(depth) if depth > _CLAIMS else depth for depth in _DEPTHS]
+    depths = _QUICK_DEPTHS if bench.quick else _DEPTHS
     most = depths[-1]
     polls_ms: dict[str, list[float]] = {str(depth): [] for depth in depths}
     script_us: dict[str, list[float]] = {str(depth): [] for depth in depths}
     read_ms: dict[str, list[float]] = {name: [] for name in _reads(most)}
     with bench.redis() as redis, bench.gateway(redis) as gateway:
-        before = redis.used_memory_bytes()
-        bench.fill(gateway.url, most, _queue(most))
-        memory_bytes = [(redis.used_memory_bytes() - before) / most]
+        memory_bytes = _fill(bench, gateway, redis, [depth for depth in depths if depth >= _LEAST_WEIGHED])
         for depth in depths[:-1]:
             bench.fill(gateway.url, depth, _queue(depth))
         for round_number in range(bench.rounds):
@@ -47,18 +47,41 @@ def run(bench: Bench) -> list[Row]:
                 read_ms[name].append(report["latency_ms"]["request"]["p99"])
     small, large = str(depths[1]), str(most)
     return [
-        Row(f"Redis memory of a waiting task, {most:,} waiting", "bytes", memory_bytes, at_most(700)),
-        *(Row(f"poll with {int(name):,} waiting, p50", "ms", found) for name, found in polls_ms.items()),
-        Row(
-            f"poll, {most:,} waiting against {depths[1]:,}", "", ratios(polls_ms[large], polls_ms[small]), at_most(1.3)
+        *(
+            Row(
+                f"Redis memory of a waiting task, {depth:,} waiting", "bytes", [found],
+                at_most(700) if depth == most else None, f"memory/{depth}",
+            )
+            for depth, found in memory_bytes.items()
         ),
-        *(Row(f"claim script with {int(name):,} waiting", "us", found) for name, found in script_us.items()),
+        *(
+            Row(f"poll with {int(name):,} waiting, p50", "ms", found, key=f"poll/{name}")
+            for name, found in polls_ms.items()
+        ),
+        Row(
+            f"poll, {most:,} waiting against {depths[1]:,}", "",
+            ratios(polls_ms[large], polls_ms[small]), at_most(1.3), "poll against",
+        ),
+        *(
+            Row(f"claim script with {int(name):,} waiting", "us", found, key=f"script/{name}")
+            for name, found in script_us.items()
+        ),
         Row(
             f"claim script, {most:,} waiting against {depths[1]:,}", "",
-            ratios(script_us[large], script_us[small]), at_most(1.3),
+            ratios(script_us[large], script_us[small]), at_most(1.3), "script against",
         ),
-        *(Row(f"{name}, p99", "ms", read_ms[name], goal) for name, (_, _, goal) in _reads(most).items()),
+        *(Row(f"{name}, p99", "ms", read_ms[name], goal, name) for name, (_, _, goal) in _reads(most).items()),
     ]  # fmt: skip
+
+
+def _fill(bench: Bench, gateway: HttpServer, redis: RedisServer, depths: list[int]) -> dict[int, float]:
+    """Fill the deepest queue, with a look at each depth on the way. Returns Redis's bytes a task, by depth."""
+    before, stored, found = redis.used_memory_bytes(), 0, {}
+    for depth in depths:
+        bench.fill(gateway.url, depth - stored, _queue(depths[-1]))
+        stored = depth
+        found[depth] = (redis.used_memory_bytes() - before) / depth
+    return found
 
 
 def _reads(most: int) -> dict[str, tuple[str, bool, Goal | None]]:

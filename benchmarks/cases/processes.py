@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 
 from benchmarks.bench import Bench, interleaved
+from benchmarks.cases import post_and_life
 from benchmarks.figures import Row, ratios
-from benchmarks.load_client import Report
 
-_CONNECTIONS = 64
-_TASKS_PER_SECOND = 16_000  # more than they can do
 _CONTENDERS = {"one process": 1, "two processes": 2}
 
 
@@ -25,29 +23,12 @@ def run(bench: Bench) -> list[Row]:
         for name in interleaved(round_number, list(_CONTENDERS)):
             command = [*bench.gateway_command, "--processes", str(_CONTENDERS[name])]
             served = dataclasses.replace(bench, gateway_command=command)
-            posts[name].append(_post(served, name, round_number)["requests_per_second"])
-            lives[name].append(_life(served, name, round_number)["tasks_per_second"])
+            post, life = post_and_life.measure(served, name, round_number)
+            posts[name].append(post)
+            lives[name].append(life)
     return [
         *(Row(f"POST /tasks, {name}", "requests/s", found) for name, found in posts.items()),
         Row("POST /tasks, two processes against one", "", ratios(posts[two], posts[one])),
         *(Row(f"poll and complete with next, {name}", "tasks/s", found) for name, found in lives.items()),
         Row("life, two processes against one", "", ratios(lives[two], lives[one])),
     ]
-
-
-def _post(bench: Bench, name: str, round_number: int) -> Report:
-    with bench.redis() as redis, bench.gateway(redis) as gateway:
-        return bench.measure(
-            f"post, {name}", round_number, [gateway, redis], "post", gateway.url,
-            connections=_CONNECTIONS, **bench.span(),
-        )  # fmt: skip
-
-
-def _life(bench: Bench, name: str, round_number: int) -> Report:
-    tasks = int(_TASKS_PER_SECOND * (bench.seconds + bench.warmup_seconds))
-    with bench.redis() as redis, bench.gateway(redis) as gateway:
-        bench.fill(gateway.url, tasks, "bench")
-        return bench.measure(
-            f"life, {name}", round_number, [gateway, redis], "work", gateway.url,
-            connections=_CONNECTIONS, next=True, **bench.span(),
-        )  # fmt: skip

@@ -14,6 +14,6 @@ def run(bench: Bench) -> list[Row]:
             seconds.append(gateway.start_seconds)
             memory_mib.append(gateway.process.rss_bytes() / 2**20)
     return [
-        Row("spawn to ready", "s", seconds),
+        Row("spawn to ready", "s", seconds, key="seconds"),
         Row("memory when ready", "MiB", memory_mib),
     ]

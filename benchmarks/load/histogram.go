@@ -87,9 +87,15 @@ type summary struct {
 	Count uint64  `json:"count"`
 	Mean  float64 `json:"mean"`
 	Min   float64 `json:"min"`
+	P25   float64 `json:"p25"`
 	P50   float64 `json:"p50"`
+	P75   float64 `json:"p75"`
 	P90   float64 `json:"p90"`
+	P95   float64 `json:"p95"`
+	P98   float64 `json:"p98"`
 	P99   float64 `json:"p99"`
+	P995  float64 `json:"p99.5"`
+	P998  float64 `json:"p99.8"`
 	P999  float64 `json:"p99.9"`
 	Max   float64 `json:"max"`
 }
@@ -102,9 +108,15 @@ func (h *histogram) summary() summary {
 		Count: h.total,
 		Mean:  milliseconds(h.sum / time.Duration(h.total)),
 		Min:   milliseconds(h.least),
+		P25:   milliseconds(h.percentile(0.25)),
 		P50:   milliseconds(h.percentile(0.50)),
+		P75:   milliseconds(h.percentile(0.75)),
 		P90:   milliseconds(h.percentile(0.90)),
+		P95:   milliseconds(h.percentile(0.95)),
+		P98:   milliseconds(h.percentile(0.98)),
 		P99:   milliseconds(h.percentile(0.99)),
+		P995:  milliseconds(h.percentile(0.995)),
+		P998:  milliseconds(h.percentile(0.998)),
 		P999:  milliseconds(h.percentile(0.999)),
 		Max:   milliseconds(h.most),
 	}

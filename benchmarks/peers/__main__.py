@@ -6,9 +6,7 @@ Exits 1 when a measurement failed. A contender that could not be had is no failu
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -45,8 +43,7 @@ def main() -> int:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     allow_many_files()
-    options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"peers-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
+    path = report.file(options.results, "peers-")
     tools = Tools(options.tools)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.directory) as name:
         bench = Bench(
@@ -62,7 +59,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         )
         with bench.redis() as redis:
             found = report.surroundings(redis.version(), {key: str(value) for key, value in vars(options).items()})
-        found["load_average"] = os.getloadavg()[0]
         found["disk_sync_ms"] = disk.sync_ms(bench.directory)
         contenders, found["contenders"], found["not_run"] = _prepare(tools, options)
         rounds = Rounds(bench, tools, contenders, with_gateway=_chosen(GATEWAY, options))
