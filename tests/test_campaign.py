@@ -13,7 +13,7 @@ from tests.campaign.arena import Size
 from tests.campaign.checker import check
 from tests.campaign.contents import Contents, Stored
 from tests.campaign.history import Operation
-from tests.campaign.producers import KEYED_QUEUE, LIMITED_QUEUE
+from tests.campaign.producers import KEYED_QUEUE, LIMITED_QUEUE, RATED_QUEUE
 
 _ROOT = Path(__file__).parents[1]
 _TASK = "order~1"
@@ -200,6 +200,17 @@ def test_a_queue_with_more_in_workers_hands_than_it_may_have_is_told() -> None:
         story.poll(2, 3, f"t{number}", payload=f"p{number}")
     assert "max_processing passed" not in story.kinds()
     assert "max_processing passed" in story.poll(4, 5, "t5", payload="p5").kinds()
+
+
+@pytest.mark.parametrize(("gap_seconds", "told"), [(0.045, True), (0.051, False)])
+def test_a_queue_that_hands_out_faster_than_its_rate_is_told(gap_seconds: float, told: bool) -> None:
+    """At 20 a second two may come at once, and then one every 50 ms."""
+    story = Story()
+    for number in range(1, 31):
+        at = 2 + max(0, number - 2) * gap_seconds
+        story.enqueue(0, 1, payload=f"p{number}", job_type=RATED_QUEUE)
+        story.poll(at, at + 0.5, f"t{number}", payload=f"p{number}")
+    assert ("rate passed" in story.kinds()) == told
 
 
 @pytest.mark.parametrize(("repeated_with", "told"), [(5, True), (0, False)])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of load and faults, per seed")
     parser.add_argument("--seed", type=int, default=1, help="of the first campaign")
     parser.add_argument("--seeds", type=int, default=1, help="how many campaigns")
-    parser.add_argument("--faults", default="usual", help=f"one of {known}")
+    parser.add_argument("--faults", help=f"one of {known}; default: usual, with --cluster: cluster")
+    parser.add_argument("--cluster", action="store_true", help="over a Redis Cluster of three primaries and replicas")
+    parser.add_argument(
+        "--durability",
+        choices=("replicated", "local"),
+        help="of the gateways; default: local, with --cluster: replicated",
+    )
     parser.add_argument("--gateways", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of workers")
     parser.add_argument("--clients", type=int, default=12, help="clients per process")
@@ -39,10 +46,15 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="append a line of figures per campaign")
     parser.add_argument("--kept", action="store_true", help="the seeds that once found a defect, instead")
     given = parser.parse_args()
+    given.faults = given.faults or ("cluster" if given.cluster else "usual")
     runs = [(seed, given.faults) for seed in range(given.seed, given.seed + given.seeds)]
     if given.kept:
         runs = sorted({(kept.seed, kept.faults) for kept in KEPT})
     asked = {name for _, text in runs for name in _names(text)}
+    if given.cluster and not asked <= {*faults.CLUSTER}:
+        sys.exit(f"not with a cluster: {', '.join(sorted(asked - {*faults.CLUSTER}))}")
+    if not given.cluster and asked.intersection(faults.NEED_CLUSTER):
+        sys.exit(f"only with --cluster: {', '.join(sorted(asked.intersection(faults.NEED_CLUSTER)))}")
     network = enter() if asked.intersection(faults.NEED_NETWORK) else Network()
     # Whoever ends us ends all that we started, too: `run` tidies up on its way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -53,7 +65,8 @@ def main() -> int:
         size = Size(gateways=given.gateways, workers=given.workers, clients=given.clients, queue_size=given.queue_size)
         plan = Plan(
             seconds=given.seconds, seed=seed, source=given.source.resolve(), folder=folder, faults=names, size=size,
-            network=network, pause_seconds=tuple(given.pause),
+            network=network, pause_seconds=tuple(given.pause), cluster=given.cluster,
+            durability=given.durability or ("replicated" if given.cluster else "local"),
         )  # fmt: skip
         report = asyncio.run(run(plan))
         print(_told(report), flush=True)
@@ -91,6 +104,12 @@ def _told(report: Report) -> str:
         f"  violations: {len(verdict.violations)}",
     ]
     lines += [f"    {one.kind}: {one.task} {one.detail}" for one in verdict.violations[:30]]
+    if report.outages:
+        told = ", ".join(f"{name} {replaced:.2f} + {served:.2f} s" for name, replaced, served in report.outages)
+        lines.append(f"  replaced after, stored again after: {told}")
+    if report.unpromised:
+        kinds = Counter(one.kind for one in report.unpromised)
+        lines.append(f"  taken by failovers, and not promised: {dict(kinds)}")
     return "\n".join(lines)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from tests.campaign import contents
+from tests.campaign.contents import Contents
 from tests.campaign.disks import Disk
 from tests.campaign.history import Fault, Log
 from tests.campaign.network import Network
@@ -39,40 +41,65 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Arena:
-    """The processes, the proxies and what is known of them. One lock per name keeps faults on one thing apart."""
+    """The processes, the proxies and what is known of them. One lock per name keeps faults on one thing apart.
+
+    settings: of the gateways, as variables of their environment.
+    """
 
     def __init__(
-        self, folder: Path, source: Path, size: Size, seed: int, *, disk: Disk, network: Network, skewed_clocks: bool
-    ) -> None:
+        self, folder: Path, source: Path, size: Size, seed: int, *, disk: Disk, network: Network, skewed_clocks: bool,
+        **settings: str,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.size = size
         self.disk = disk
         self.network = network
         self.locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.log = Log(folder / "nemesis.jsonl", "nemesis")
-        self.redis = RedisNode(folder, disk.path, network.redis_addresses(size.gateways))
         rng = random.Random(f"{seed} proxies")
         self.store_links: list[FaultProxy] = []
         self.client_links: list[FaultProxy] = []
         self.gateways: list[GatewayNode] = []
         self.clocks: list[Path] = []
         self._store_ports: list[int] = []
-        for number in range(size.gateways):
-            env: dict[str, str] = {}
-            if skewed_clocks:
-                env = self._clock(number)
-            link = FaultProxy(self.redis.addresses[number], self.redis.port, rng)
-            port = free_port()
-            self.store_links.append(link)
-            self._store_ports.append(port)
-            # The first gateway talks to Redis directly, the others through their proxies.
-            place = f"127.0.0.1:{port}" if number else f"{self.redis.addresses[0]}:{self.redis.port}"
-            node = GatewayNode(number, source, folder, f"redis://{place}/0", size.queue_size, **env)
+        for number, url in enumerate(self._prepare_store(rng)):
+            env = self._clock(number) if skewed_clocks else {}
+            node = GatewayNode(number, source, folder, url, size.queue_size, **settings, **env)
             self.gateways.append(node)
             self.client_links.append(FaultProxy("127.0.0.1", node.port, rng))
         self._seed = seed
         self.producers: list[LoadNode] = []
         self.workers: list[LoadNode] = []
+
+    def _prepare_store(self, rng: random.Random) -> list[str]:
+        """Make what the gateways keep their tasks in. Returns the URL that each of them finds it at."""
+        self.redis = RedisNode(self.folder, self.disk.path, self.network.redis_addresses(self.size.gateways))
+        urls = []
+        for number, address in enumerate(self.redis.addresses):
+            self.store_links.append(FaultProxy(address, self.redis.port, rng))
+            self._store_ports.append(free_port())
+            # The first gateway talks to Redis directly, the others through their proxies.
+            place = f"127.0.0.1:{self._store_ports[-1]}" if number else f"{address}:{self.redis.port}"
+            urls.append(f"redis://{place}/0")
+        return urls
+
+    async def _start_store(self) -> None:
+        await asyncio.to_thread(self.redis.start)
+        for number, (link, port) in enumerate(zip(self.store_links, self._store_ports, strict=True)):
+            if number:
+                await link.start(port)
+
+    async def _heal_store(self) -> None:
+        if not self.redis.running:
+            await asyncio.to_thread(self.redis.start)
+
+    def _stop_store(self) -> None:
+        self.redis.end()
+        Path(self.redis.socket).unlink(missing_ok=True)
+
+    async def contents(self) -> Contents:
+        """Read what is left, over HTTP and in Redis."""
+        return await contents.read(self.gateways[0].url, [self.redis.url])
 
     def _clock(self, number: int) -> dict[str, str]:
         library = next((path for path in _FAKETIME if path.exists()), None)
@@ -88,10 +115,7 @@ class Arena:
 
     async def start(self) -> None:
         """Start everything but the clients."""
-        await asyncio.to_thread(self.redis.start)
-        for number, (link, port) in enumerate(zip(self.store_links, self._store_ports, strict=True)):
-            if number:
-                await link.start(port)
+        await self._start_store()
         for node in self.gateways:
             node.start()
         for node, link in zip(self.gateways, self.client_links, strict=True):
@@ -100,7 +124,7 @@ class Arena:
         for queue, settings in SETTINGS.items():
             await asyncio.to_thread(self._set, queue, settings)
 
-    def _set(self, queue: str, settings: dict[str, int]) -> None:
+    def _set(self, queue: str, settings: dict[str, float]) -> None:
         request = urllib.request.Request(
             f"{self.gateways[0].url}/queues/{queue}", msgspec.json.encode(settings),
             {"Content-Type": "application/json"}, method="PUT",
@@ -108,13 +132,15 @@ class Arena:
         with urllib.request.urlopen(request, timeout=10) as reply:
             reply.read()
 
-    def start_clients(self) -> None:
-        """Start producers and workers."""
+    async def start_clients(self) -> None:
+        """Start producers and workers; a busy machine may take a while until they send."""
         size = self.size
         self.producers = [self._load("producers", number) for number in range(size.producers)]
         self.workers = [self._load("workers", number) for number in range(size.workers)]
         for node in (*self.producers, *self.workers):
             node.start()
+        for node in (*self.producers, *self.workers):
+            await asyncio.to_thread(node.wait_sending)
 
     def start_drain(self) -> LoadNode:
         """Start quiet workers that finish what is left."""
@@ -141,8 +167,7 @@ class Arena:
         self.network.heal()
         for clock in self.clocks:
             clock.write_text("+0")
-        if not self.redis.running:
-            await asyncio.to_thread(self.redis.start)
+        await self._heal_store()
         for node in self.gateways:
             if not node.running:
                 node.start()
@@ -150,24 +175,24 @@ class Arena:
 
     async def stop(self) -> None:
         """End every process."""
-        for node in (*self.producers, *self.workers, *self.gateways, self.redis):
+        for node in (*self.producers, *self.workers, *self.gateways):
             await asyncio.to_thread(node.end)
+        await asyncio.to_thread(self._stop_store)
         for link in (*self.store_links, *self.client_links):
             await link.stop()
-        Path(self.redis.socket).unlink(missing_ok=True)
         self.disk.unmount()
         self.network.heal()
 
     @contextlib.asynccontextmanager
     async def fault(self, name: str, target: str, note: str = "") -> AsyncIterator[dict[str, Any]]:
-        """Hold the target's lock and note a fault from its start to its end."""
+        """Hold the target's lock and note a fault, start to end. What is yielded are members of `Fault`, to be set."""
         async with self.locks[target]:
             at = time.time()
             facts: dict[str, Any] = {"target": target, "note": note}
             try:
                 yield facts
             finally:
-                self.log.write(Fault(name, facts["target"], at, time.time(), str(facts["note"])))
+                self.log.write(Fault(name=name, at=at, until=time.time(), **facts))
 
 
 def running_as_root() -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from tests.campaign import contents, faults, history
+from tests.campaign import failovers, faults, history
 from tests.campaign.arena import Arena, Size
 from tests.campaign.checker import Verdict, check
+from tests.campaign.cluster import ClusterArena
 from tests.campaign.disks import Disk, ForgetfulDisk, SmallDisk
 from tests.campaign.network import Network
 from tests.campaign.timeline import LONGEST_LEASE_SECONDS
@@ -24,7 +25,10 @@ _HANDS = 2
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. faults: names of `faults.FAULTS`; pause_seconds: between two faults of one hand, from and to."""
+    """What to do. faults: names of `faults.FAULTS`; pause_seconds: between two faults of one hand, from and to.
+
+    cluster: over a Redis Cluster; durability: of the gateways (DURABILITY).
+    """
 
     seconds: float
     seed: int
@@ -35,42 +39,56 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pause_seconds: tuple[float, float] = (0.2, 1.2)
     network: Network = msgspec.field(default_factory=Network)
     drain_seconds: float = 180.0
+    cluster: bool = False
+    durability: str = "local"
 
 
 class Report(msgspec.Struct):
-    """What came of it. faults: how many of each; seconds: of load."""
+    """What came of it. faults: how many of each; seconds: of load.
+
+    unpromised: what failovers of a cluster took that nobody had promised; outages: see `failovers.outages`.
+    """
 
     seed: int
     seconds: float
     faults: dict[str, int]
     verdict: Verdict
+    unpromised: list[Violation] = []
+    outages: list[tuple[str, float, float]] = []
 
 
 async def run(plan: Plan) -> Report:
     """Run a campaign in `plan.folder`, which must be new. Raises RuntimeError when it cannot be run at all."""
     plan.folder.mkdir(parents=True)
-    arena = Arena(
+    arena = (ClusterArena if plan.cluster else Arena)(
         plan.folder, plan.source, plan.size, plan.seed, disk=_disk(plan), network=plan.network,
-        skewed_clocks=any(name in plan.faults for name in faults.NEED_CLOCKS),
+        skewed_clocks=any(name in plan.faults for name in faults.NEED_CLOCKS), DURABILITY=plan.durability,
     )  # fmt: skip
     try:
         await arena.start()
+        await arena.start_clients()
         started = time.monotonic()
-        arena.start_clients()
         await _rage(arena, plan)
         seconds = time.monotonic() - started
         await arena.heal()
         for node in (*arena.producers, *arena.workers):
             await asyncio.to_thread(node.end, signal.SIGTERM)
         stuck = await _drain(arena, plan.drain_seconds)
-        left = await contents.read(arena.gateways[0].url, arena.redis.url)
+        left = await arena.contents()
         (plan.folder / "contents.json").write_bytes(msgspec.json.encode(left))
     finally:
         await arena.stop()
     operations, done = history.read(plan.folder)
     verdict = check(operations, done, left, gateways=plan.size.gateways, queue_size=plan.size.queue_size)
     verdict.violations += stuck + _logged_defects(arena)
-    return Report(plan.seed, seconds, dict(Counter(fault.name for fault in done)), verdict)
+    report = Report(plan.seed, seconds, dict(Counter(fault.name for fault in done)), verdict)
+    if plan.cluster:
+        report.outages = failovers.outages(operations, done)
+        if plan.durability != "replicated":
+            verdict.violations, report.unpromised = failovers.unpromised(
+                verdict.violations, operations, done, plan.size.gateways
+            )
+    return report
 
 
 def _disk(plan: Plan) -> Disk:

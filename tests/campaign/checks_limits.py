@@ -1,4 +1,4 @@
-"""Limits: how many leases live at a time, by queue and by concurrency key; pauses; tasks not started in time.
+"""Limits: how many leases live at a time, by queue and by concurrency key; pace; pauses; tasks not started in time.
 
 A lease counts from when the store gave it for as long as it was held for certain, so what is counted here did happen.
 """
@@ -12,6 +12,9 @@ from tests.campaign.contents import Contents
 from tests.campaign.producers import SETTINGS
 from tests.campaign.timeline import ROUNDING_SECONDS, Grant, Item, Timeline, effective
 from tests.campaign.violations import Violation
+
+# As long as this a queue with a rate may have rested, and catch up at once.
+_BURST_SECONDS = 0.1
 
 
 def check(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
@@ -27,9 +30,12 @@ def check(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
         if key is not None:
             by_key[queue, key].append(grant)
     for queue, settings in SETTINGS.items():
-        yield from _at_once("max_processing passed", queue, by_queue[queue], settings["max_processing"])
+        if "max_processing" in settings:
+            yield from _at_once("max_processing passed", queue, by_queue[queue], round(settings["max_processing"]))
+        if "rate_per_second" in settings:
+            yield from _paced(queue, by_queue[queue], settings["rate_per_second"])
     for (queue, key), grants in by_key.items():
-        most = SETTINGS.get(queue, {}).get("max_processing_per_key", 1)
+        most = round(SETTINGS.get(queue, {}).get("max_processing_per_key", 1))
         yield from _at_once("concurrency key passed", f"{key} of {queue}", grants, most)
     yield from _paused(timeline, by_queue)
     yield from _expired(timeline, contents)
@@ -47,6 +53,22 @@ def _at_once(kind: str, what: str, grants: list[Grant], most: int) -> Iterator[V
         live += change
         if live > most:
             yield Violation(kind, task, f"{what}: {live} of {most} at {at:.3f}")
+            return
+
+
+def _paced(queue: str, grants: list[Grant], rate: float) -> Iterator[Violation]:
+    """In no span of time more are given out than its seconds at this rate, and a tenth of a second's worth besides.
+
+    What was given out and lost on its way to a worker is not counted: there may have been more, never fewer.
+    """
+    most = max(1.0, rate * _BURST_SECONDS) + 2 * ROUNDING_SECONDS * rate
+    # A bucket that each hand-out fills by one and that runs out at the rate: its level is the worst span that ends now.
+    level, before = 0.0, 0.0
+    for grant in sorted(grants, key=lambda one: one.at):
+        level = max(0.0, level - (grant.at - before) * rate) + 1
+        before = grant.at
+        if level > most:
+            yield Violation("rate passed", grant.task, f"{queue}: {level:.2f} of {most:.2f} at {grant.at:.3f}")
             return
 
 

@@ -76,7 +76,7 @@ def _strangers(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
                 yield Violation("task that nobody asked for", task, grant.payload[:40])
     for item in timeline.items.values():
         if len(item.ids) > 1 and not item.asked.get("unique_key"):
-            yield Violation("one key, two tasks", "", f"{sorted(item.ids)}")
+            yield Violation("one key, two tasks", min(item.ids), f"{sorted(item.ids)}")
 
 
 def _outcomes(timeline: Timeline, task: str, reports: list[Report], stored: Stored | None) -> Iterator[Violation]:

@@ -9,7 +9,7 @@ from tests.campaign.history import NO_ANSWER, Operation
 from tests.campaign.timeline import Timeline
 from tests.campaign.violations import Violation
 
-_AWAY = {(503, "store_unavailable"), (503, "shutting_down")}
+_AWAY = {(503, "store_unavailable"), (503, "shutting_down"), (503, "not_replicated")}
 _REFUSALS = {
     "enqueue": {(503, "queue_full"), (503, "store_full"), (409, "unique_conflict"), (409, "request_running")},
     "poll": set(),

@@ -13,15 +13,17 @@ _ONLY_LIVE = ("arq:job:", "arq:in-progress:", "arq:retry:")
 _OF_QUEUE = re.compile(r"tg:\{[^{}:]*:[^{}]*\}:(?P<part>[a-z]+)(:.*)?", re.DOTALL)
 _KEPT = ("completed", "failed", "cancelled", "expiry", "seq", "totals", "settings", "pace")
 _GONE = ("live", "expires", "unique", "running", "heldby")
-_WITH_TTL = ("waiting", "wants", "watch", "trail", "log", "poll")
+_WITH_TTL = ("waiting", "wants", "watch", "trail", "log", "poll", "replicated")
 _LEAST_RESULT_MS = 10_000
-_KEPT_ELSEWHERE = re.compile(r"tg:\{(queues|schema|keys|tenants|workers:[^{}]*)\}(:\w+)?")
+_KEPT_ELSEWHERE = re.compile(r"tg:\{(queues|schema|keys|tenants|alarms|workers:[^{}]*)\}(:\w+)?")
 
 
 def check(contents: Contents) -> Iterator[Violation]:
     """Yield keys that have neither an owner nor a TTL, and lists that do not agree with the results."""
     if any(stored.status not in FINAL for stored in contents.tasks.values()):
         return  # told as stuck; what belongs to the living is not judged here
+    for name in contents.strays:
+        yield Violation("key at a node that does not serve it", "", name[:120])
     for name, members in contents.live.items():
         if members:
             yield Violation("live task that no list shows", members[0], f"{len(members)} in {name}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from tests.campaign.producers import ALL_QUEUES, unix
 
@@ -32,13 +33,17 @@ class Stored(msgspec.Struct):
 
 
 class Contents(msgspec.Struct):
-    """Everything that was found. listed_twice: ids that a walk through a list met again."""
+    """Everything that was found. listed_twice: ids that a walk through a list met again.
+
+    strays: keys that stood at a node of a cluster which does not serve them.
+    """
 
     tasks: dict[str, Stored]
     listed_twice: list[str]
     keys: dict[str, tuple[str, int]]
     live: dict[str, list[str]]
     unique_holders: dict[str, str]
+    strays: list[str] = []
 
 
 def _get(url: str) -> dict[str, Any]:
@@ -46,8 +51,8 @@ def _get(url: str) -> dict[str, Any]:
         return json.load(reply)
 
 
-async def read(gateway_url: str, redis_url: str) -> Contents:
-    """Walk the lists of one gateway and every key of its Redis. keys: type and TTL in ms (-1: none)."""
+async def read(gateway_url: str, redis_urls: list[str]) -> Contents:
+    """Walk the lists of a gateway and all keys of its Redis, or of each primary. keys: type, TTL in ms (-1: none)."""
     tasks, twice = {}, []
     for queue in ALL_QUEUES:
         cursor = ""
@@ -60,20 +65,31 @@ async def read(gateway_url: str, redis_url: str) -> Contents:
             if not page.get("next_cursor"):
                 break
             cursor = f"&cursor={page['next_cursor']}"
-    async with Redis.from_url(redis_url, decode_responses=True) as redis:
-        keys: dict[str, tuple[str, int]] = {}
-        names = [name async for name in redis.scan_iter(count=5000)]
-        for start in range(0, len(names), 5000):
-            some = names[start : start + 5000]
-            pipe = redis.pipeline(transaction=False)
-            for name in some:
-                pipe.type(name)
-                pipe.pttl(name)
-            answers = await pipe.execute()
-            keys |= {name: (answers[2 * i], answers[2 * i + 1]) for i, name in enumerate(some)}
-        live = {name: await redis.zrange(name, 0, -1) for name in keys if name.startswith("arq:queue:")}
-        holders = {name: await redis.get(name) or "" for name in keys if ":unique:" in name}
-    return Contents(tasks, twice, keys, live, holders)
+    found = Contents(tasks, twice, {}, {}, {})
+    for url in redis_urls:
+        async with Redis.from_url(url, decode_responses=True) as redis:
+            await _read_keys(redis, found)
+    return found
+
+
+async def _read_keys(redis: Redis, found: Contents) -> None:
+    keys: dict[str, tuple[str, int]] = {}
+    names = [name async for name in redis.scan_iter(count=5000)]
+    for start in range(0, len(names), 5000):
+        some = names[start : start + 5000]
+        pipe = redis.pipeline(transaction=False)
+        for name in some:
+            pipe.type(name)
+            pipe.pttl(name)
+        answers = await pipe.execute(raise_on_error=False)
+        for name, kind, ttl_ms in zip(some, answers[::2], answers[1::2], strict=True):
+            if isinstance(kind, ResponseError):
+                found.strays.append(name)
+            else:
+                keys[name] = (kind, ttl_ms)
+    found.keys |= keys
+    found.live |= {name: await redis.zrange(name, 0, -1) for name in keys if name.startswith("arq:queue:")}
+    found.unique_holders |= {name: await redis.get(name) or "" for name in keys if ":unique:" in name}
 
 
 def _stored(task: dict[str, Any]) -> Stored:

@@ -1,7 +1,7 @@
 """What the nemesis can do, by name. Each fault breaks one thing, waits, and mends it; `FAULTS` lists them all.
 
 A fault takes the arena and its own random numbers. Faults of one target exclude each other; others may coincide.
-Further ones (Sentinel, Cluster) are further entries.
+Those of a Redis Cluster are in `cluster_faults`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from tests.campaign import cluster_faults
 from tests.campaign.arena import Arena
 from tests.campaign.disks import ForgetfulDisk, SmallDisk
 from tests.campaign.network import OwnNetwork
@@ -274,14 +275,20 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "packet_loss": (packet_loss, 1),
     "partition": (partition, 1),
     "one_way": (one_way, 1),
+    **cluster_faults.FAULTS,
 }
 # These need root, and a disk, a library or a network of their own: see `campaign.prepare`.
 NEED_SMALL_DISK = ("disk_full",)
 NEED_FORGETFUL_DISK = ("power_cut",)
 NEED_NETWORK = ("packet_loss", "partition", "one_way")
 NEED_CLOCKS = ("clocks",)
-_ALL_NEEDY = (*NEED_SMALL_DISK, *NEED_FORGETFUL_DISK, *NEED_NETWORK, *NEED_CLOCKS)
+NEED_CLUSTER = tuple(cluster_faults.FAULTS)
+_ALL_NEEDY = (*NEED_SMALL_DISK, *NEED_FORGETFUL_DISK, *NEED_NETWORK, *NEED_CLOCKS, *NEED_CLUSTER)
 USUAL = tuple(name for name in FAULTS if name not in _ALL_NEEDY)
 # Gateways die all the time, Redis and its power now and then: a name that comes again comes as much more often.
 KILLS = (*("gateway_kill",) * 6, *("redis_kill",) * 2, "power_cut", "worker_kill")
-SETS: dict[str, tuple[str, ...]] = {"usual": USUAL, "kills": KILLS, "none": ()}
+# What needs no single Redis.
+_OF_PROCESSES = ("gateway_kill", "gateway_term", "gateway_stop", "worker_kill", "worker_stop", "producer_kill",
+                 "client_link")  # fmt: skip
+CLUSTER = (*_OF_PROCESSES, *NEED_CLUSTER)
+SETS: dict[str, tuple[str, ...]] = {"usual": USUAL, "kills": KILLS, "cluster": CLUSTER, "none": ()}

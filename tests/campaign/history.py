@@ -38,13 +38,15 @@ class Answered(msgspec.Struct, tag="answered"):
 
 
 class Fault(msgspec.Struct, tag="fault"):
-    """Something the nemesis did."""
+    """Something the nemesis did. replaced: when another server took over these queues, 0 where none did."""
 
     name: str
     target: str
     at: float
     until: float
     note: str = ""
+    queues: list[str] = []
+    replaced: float = 0.0
 
 
 class Operation(msgspec.Struct):

@@ -102,6 +102,9 @@ MUTANTS = {
         "claim", "local free, resumes_at = room(now)", "local free, resumes_at = 1000, 0", "max_processing passed",
         seconds=10,
     ),
+    "rate ignored": _lua(
+        "claim", "spend(now, handed)", "spend(now, 0)", "rate passed", seconds=10
+    ),
     "pause ignored": _lua(
         "fail", "if pause_ms > 0 and", "if pause_ms > 9e9 and", "handed out while paused", seconds=10
     ),

@@ -18,9 +18,14 @@ KEYED_QUEUE = "keyed"
 LIMITED_QUEUE = "limited"
 # Workers pause it now and then.
 PAUSED_QUEUE = "paused"
-ALL_QUEUES = (*QUEUES, ORDER_QUEUE, KEYED_QUEUE, LIMITED_QUEUE, PAUSED_QUEUE)
+# So many are handed out in a second, and not many at once.
+RATED_QUEUE = "rated"
+ALL_QUEUES = (*QUEUES, ORDER_QUEUE, KEYED_QUEUE, LIMITED_QUEUE, PAUSED_QUEUE, RATED_QUEUE)
 # What an operator has set before the first task.
-SETTINGS = {LIMITED_QUEUE: {"max_processing": 4, "max_processing_per_key": 2}}
+SETTINGS: dict[str, dict[str, float]] = {
+    LIMITED_QUEUE: {"max_processing": 4, "max_processing_per_key": 2},
+    RATED_QUEUE: {"rate_per_second": 20},
+}
 _KEYS = 8
 PRIORITIES = ("low", "normal", "high", "critical")
 _PAUSE_SECONDS = 0.01
@@ -83,6 +88,8 @@ class Producer:
                 task["concurrency_key"] = f"c{rng.randrange(3)}"
         elif special < 0.24:
             task["job_type"] = PAUSED_QUEUE
+        elif special < 0.32:
+            task["job_type"] = RATED_QUEUE
         task["max_attempts"] = rng.choice((1, 2, 3, 25))
         if rng.random() < 0.2:
             task["delay_seconds"] = round(rng.uniform(0.05, 2.0), 3)

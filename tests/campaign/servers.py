@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,13 +17,16 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60.0
+_PORTS = (10_240, 32_768)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Find a port that nobody has, below those that outgoing connections get: it is used a while later."""
+    while True:
+        port = random.randrange(*_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((host, port))
+            return port
 
 
 def child_environment(source: Path, **more: str) -> dict[str, str]:
@@ -132,9 +136,11 @@ class GatewayNode(Server):
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        scheme, _, nodes = redis_url.partition("://")
+        redis = {"REDIS_CLUSTER": nodes} if scheme == "redis-cluster" else {"REDIS_URL": redis_url}
         self._env = child_environment(
-            source, PORT=str(self.port), HOST="127.0.0.1", REDIS_URL=redis_url, TASK_QUEUE_SIZE=str(queue_size),
-            LOG_LEVEL="warning", LOG_FORMAT="json", SHUTDOWN_TIMEOUT_SECONDS="5", **env,
+            source, PORT=str(self.port), HOST="127.0.0.1", TASK_QUEUE_SIZE=str(queue_size), LOG_LEVEL="warning",
+            LOG_FORMAT="json", SHUTDOWN_TIMEOUT_SECONDS="5", **redis, **env,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -175,11 +181,20 @@ class LoadNode(Server):
         """Start a process with a name of its own."""
         self._starts += 1
         self.name = f"{self._role}-{self._number}-{self._starts}"
+        self._history = self._folder / f"{self.name}.jsonl"
         self.spawn(
             [
                 sys.executable, "-m", "tests.campaign.load", self._role, self.name, str(self._seed),
-                str(self._clients), str(self._folder / f"{self.name}.jsonl"), *self._doors,
+                str(self._clients), str(self._history), *self._doors,
             ],
             child_environment(_ROOT),
             self._folder,
         )  # fmt: skip
+
+    def wait_sending(self) -> None:
+        """Wait until its first request is on its way. Raises RuntimeError when none ever is."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._history.exists() or not self._history.stat().st_size:
+            if not self.running or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not send: {self.log.read_text()[-2000:]}")
+            time.sleep(0.01)
