@@ -175,7 +175,7 @@ class TenantLimits:
         new = {queue for queue in queues if not self._registry.knows(queue)}
         if most is None or not new:
             return
-        used = set(await self._registry.queues(tenant))
+        used = {queue.whole for queue in await self._registry.queues(tenant)}
         if new - used and len(used | new) > most:
             raise QuotaExceeded("max_queues", len(used), len(new - used), most)
 
@@ -183,7 +183,8 @@ class TenantLimits:
         """Count what a tenant holds now: queues, waiting tasks, bytes."""
         queues = await self._registry.queues(tenant)
         stats = await self._inspector.stats(queues)
-        return len(queues), sum(one.ready + one.due for one in stats), sum(one.stored_bytes for one in stats)
+        names = {queue.job_type for queue in queues}
+        return len(names), sum(one.ready + one.due for one in stats), sum(one.stored_bytes for one in stats)
 
     async def _usage(self, tenant: str) -> _Usage:
         usage = self._usages.get(tenant)

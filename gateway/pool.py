@@ -82,7 +82,7 @@ class Pool:
             await self._simulate(leased, planned_seconds)
             actual_seconds = round(time.monotonic() - started, 3)
             result = msgspec.json.encode({"planned_seconds": planned_seconds, "actual_seconds": actual_seconds})
-            await self._store.complete(_QUEUE, task.id, leased.token, result)
+            await self._store.complete(self._queue_of(leased), task.id, leased.token, result)
             log.info("finished a task", extra={**facts, "actual_seconds": actual_seconds})
         except (LeaseLost, TaskNotFound, _Cancelled) as refusal:
             log.info("let a task go", extra={**facts, "reason": type(refusal).__name__})
@@ -101,13 +101,16 @@ class Pool:
         while (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, beat_seconds))
             if time.monotonic() < until:
-                kept = await self._store.heartbeat(_QUEUE, leased.task.id, leased.token)
+                kept = await self._store.heartbeat(self._queue_of(leased), leased.task.id, leased.token)
                 if kept.cancel_requested:
                     raise _Cancelled()
 
+    def _queue_of(self, leased: LeasedTask) -> Queue:
+        return self._store.queue_of(DEFAULT_TENANT, leased.task.id)
+
     async def _give_back(self, leased: LeasedTask) -> None:
         try:
-            await self._store.release(_QUEUE, leased.task.id, leased.token)
+            await self._store.release(self._queue_of(leased), leased.task.id, leased.token)
         except Refusal:
             pass  # its lease lapses
 

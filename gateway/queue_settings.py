@@ -44,7 +44,8 @@ NO_DEFAULTS = Defaults()
 class QueueSettings(msgspec.Struct, frozen=True):
     """One queue's settings; None: no limit (max_pending: the gateway's; max_processing_per_key: 1).
 
-    paused_until_ms: unix ms, 0: it is not paused. version: rises with every change.
+    partitions: how many new tasks are spread over. paused_until_ms: unix ms, 0: it is not paused. version: rises with
+    every change. spread: how many partitions may hold tasks, those of a time when there were more among them.
     """
 
     max_pending: int | None = None
@@ -52,8 +53,10 @@ class QueueSettings(msgspec.Struct, frozen=True):
     rate_per_second: float | None = None
     max_processing_per_key: int | None = None
     defaults: Defaults = NO_DEFAULTS
+    partitions: int = 1
     paused_until_ms: int = 0
     version: int = 0
+    spread: int = 1
 
 
 NO_SETTINGS = QueueSettings()

@@ -39,7 +39,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 
 class PollRequest(msgspec.Struct, frozen=True):
-    """One poll: queues in strict order of preference. lease_ms 0: each task's own. poll_id '': none."""
+    """One poll: whole queues in strict order of preference. lease_ms 0: each task's own. poll_id '': none."""
 
     tenant: str
     worker_id: str
@@ -51,12 +51,16 @@ class PollRequest(msgspec.Struct, frozen=True):
 
 
 class _Poll:
-    """An open poll. `busy`: a claim for it is under way; nobody else may claim for it then."""
+    """An open poll. `busy`: a claim for it is under way; nobody else may claim for it then.
 
-    __slots__ = ("busy", "claim", "expired", "future", "hung_up", "request", "since")
+    queues: what it asks for, of a spread queue each partition. It may grow.
+    """
 
-    def __init__(self, request: PollRequest, future: asyncio.Future[list[LeasedTask]]) -> None:
+    __slots__ = ("busy", "claim", "expired", "future", "hung_up", "queues", "request", "since")
+
+    def __init__(self, request: PollRequest, queues: list[Queue], future: asyncio.Future[list[LeasedTask]]) -> None:
         self.request = request
+        self.queues = queues
         self.future = future
         self.claim = Claim(request.worker_id, request.max, request.lease_ms, request.poll_id)
         self.since = time.monotonic()
@@ -128,7 +132,8 @@ class TaskManager:
         if len(self._polls) >= self._max_open_polls:
             raise TooManyPolls(self._max_open_polls)
         self._count_in(request.tenant)
-        poll = _Poll(request, asyncio.get_running_loop().create_future())
+        asked = [part for queue in request.queues for part in self._store.partitions.in_turn(queue)]
+        poll = _Poll(request, asked, asyncio.get_running_loop().create_future())
         self._polls.add(poll)
         self._by_worker.setdefault((request.tenant, request.worker_id), set()).add(poll)
         queues = tuple(queue.job_type for queue in request.queues)
@@ -248,6 +253,20 @@ class TaskManager:
         """Pass an alarm to the sweep."""
         self.on_alarm(queue, at_ms)
 
+    def spread(self, queue: Queue, partitions: list[Queue]) -> None:
+        """Let the polls that wait on a queue ask for all its partitions."""
+        bell = self._bells.get(queue)
+        for poll in list(bell.waiting) if bell is not None else ():
+            for part in partitions:
+                if part not in poll.queues:
+                    poll.queues.append(part)
+                    other = self._bell(part)
+                    other.waiting[poll] = None
+                    other.rung += 1
+        for part in partitions:
+            if part in self._bells:
+                self._pump(self._bells[part])
+
     def count(self, name: str, number: int) -> None:
         """Pass an outcome to the metrics."""
         self.on_count(name, number)
@@ -349,16 +368,16 @@ class TaskManager:
         directed = self.directive(request.tenant, request.worker_id) != "run"
         poll.busy = True
         try:
-            for queue in request.queues if not directed else ():
+            for queue in poll.queues if not directed else ():
                 self._bell(queue).waiting[poll] = None
-            if request.poll_id and (directed or len(request.queues) > 1):
+            if request.poll_id and (directed or len(poll.queues) > 1 or not self._knows(poll)):
                 # What an earlier poll of this id got may stand in any of its queues: ask all before taking anew.
-                await self._look(poll, request.queues, recall=True)
+                await self._look(poll, poll.queues, recall=True)
             if directed and not poll.future.done():
                 # It is to take nothing more and hears so by this answer. The pause is for one that does not listen.
                 await asyncio.wait([poll.future], timeout=min(request.wait_seconds, _DIRECTED_SECONDS))
                 return []
-            await self._look(poll, request.queues if not stays else self._unarmed(request.queues))
+            await self._look(poll, poll.queues if not stays else self._unarmed(poll.queues))
             if not poll.future.done() and stays and not self.closed:
                 left = request.wait_seconds - (time.monotonic() - poll.since)
                 timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._time_out, poll)
@@ -390,7 +409,7 @@ class TaskManager:
             self._spawn(self._hand_back(request, leased))
 
     async def _hand_back(self, request: PollRequest, leased: LeasedTask) -> None:
-        queue = Queue(request.tenant, leased.task.spec.job_type)
+        queue = self._store.queue_of(request.tenant, leased.task.id)
         guard = f"{request.worker_id} {request.poll_id}" if request.poll_id else ""
         try:
             await self._store.release(queue, leased.task.id, leased.token, front=True, poll=guard)
@@ -411,7 +430,11 @@ class TaskManager:
             bell.armed = bell.armed or claimed.registered
             self._deliver(poll, queue, claimed.tasks[0])
 
-    def _unarmed(self, queues: tuple[Queue, ...]) -> Iterable[Queue]:
+    def _knows(self, poll: _Poll) -> bool:
+        """Whether it is known how many partitions the poll's queues have."""
+        return all(self._store.partitions.knows(queue) for queue in poll.request.queues)
+
+    def _unarmed(self, queues: Iterable[Queue]) -> Iterable[Queue]:
         """The queues of which we do not know that they are empty. Where we stand registered, a ring would have come."""
         for queue in queues:
             bell = self._bell(queue)
@@ -503,7 +526,7 @@ class TaskManager:
         if poll.expired:
             self._resolve(poll, [])
             return
-        for queue in poll.request.queues:
+        for queue in poll.queues:
             bell = self._bells.get(queue)
             if bell is not None and bell.rung:
                 self._pump(bell)
@@ -516,7 +539,7 @@ class TaskManager:
     def _resolve(self, poll: _Poll, tasks: list[LeasedTask]) -> None:
         if not poll.future.done():
             poll.future.set_result(tasks)
-        for queue in poll.request.queues:
+        for queue in poll.queues:
             bell = self._bells.get(queue)
             if bell is not None:
                 bell.waiting.pop(poll, None)

@@ -1,7 +1,8 @@
 """Task, TaskSpec, Status and the transition table. No I/O.
 
 A task is one job of one queue (tenant and job_type). Its public id is `<job_type>~<ulid>`; a task that a plain arq
-producer made is `<job_type>~~<base64url of arq's job id>`. Clients do not parse it.
+producer made is `<job_type>~~<base64url of arq's job id>`. In a further partition of its queue the number of that and
+a point stand in front: `<job_type>~3.<ulid>`. Clients do not parse it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ DEFAULT_JOB_TYPE = "default"
 PRIORITIES = ("critical", "high", "normal", "low")
 MAX_ID_CHARS = 200
 ULID_CHARS = 26
+MAX_PARTITIONS = 32
 
 
 class Status(StrEnum):
@@ -173,10 +175,16 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A tenant's queue: every job_type is one."""
+    """A tenant's queue: every job_type is one. partition: 0 is the queue itself; a hot one has further ones."""
 
     tenant: str
     job_type: str
+    partition: int = 0
+
+    @property
+    def whole(self) -> Queue:
+        """The queue that this is a partition of."""
+        return Queue(self.tenant, self.job_type) if self.partition else self
 
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -216,28 +224,49 @@ def _spell(number: int, shift: int) -> str:
     return "".join([pairs[(number >> at) & 1023] for at in range(shift, -1, -10)])
 
 
+class IdParts(msgspec.Struct, frozen=True):
+    """A public id read: rest is a ULID, or arq's job id where `plain`."""
+
+    job_type: str
+    rest: str
+    plain: bool = False
+    partition: int = 0
+
+
+_PARTITION_OF_TAG = re.compile(r"/([0-9]+)\}")
+_PARTITION_OF_ID = re.compile(r"([1-9][0-9]?)\.")
+
+
 def public_id(job_type: str, arq_id: str, tag: str) -> str:
-    """Spell the id that clients see. tag: the queue's hash tag; ids made here are it and a ULID."""
+    """Spell the id that clients see. tag: the hash tag of the queue's partition; ids made here are it and a ULID."""
+    part = ""
+    if "/" in tag and (found := _PARTITION_OF_TAG.fullmatch(tag, tag.rindex("/"))):
+        part = f"{found[1]}."
     if len(arq_id) == len(tag) + ULID_CHARS and arq_id.startswith(tag):
-        return f"{job_type}~{arq_id[len(tag) :]}"
+        return f"{job_type}~{part}{arq_id[len(tag) :]}"
     encoded = base64.urlsafe_b64encode(arq_id.encode("utf-8", "surrogateescape")).decode().rstrip("=")
-    return f"{job_type}~~{encoded}"
+    return f"{job_type}~{part}~{encoded}"
 
 
-def split_id(task_id: str) -> tuple[str, str, bool] | None:
-    """Read a public id: job_type, the rest, and whether the rest is a plain arq id. None: no task can have it."""
+def split_id(task_id: str) -> IdParts | None:
+    """Read a public id. None: no task can have it."""
     job_type, mark, rest = task_id.partition("~")
-    if not mark or not rest or not JOB_TYPE.fullmatch(job_type):
+    if not mark or not JOB_TYPE.fullmatch(job_type):
+        return None
+    partition = 0
+    if "." in rest and (found := _PARTITION_OF_ID.match(rest)):
+        partition, rest = int(found[1]), rest[found.end() :]
+    if not rest or partition >= MAX_PARTITIONS:
         return None
     if not rest.startswith("~"):
-        return (job_type, rest, False) if "~" not in rest else None
+        return IdParts(job_type, rest, False, partition) if "~" not in rest else None
     try:
         decoded = base64.b64decode(rest[1:] + "=" * (-len(rest[1:]) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         return None
     if not decoded or base64.urlsafe_b64encode(decoded).decode().rstrip("=") != rest[1:]:
         return None
-    return job_type, decoded.decode("utf-8", "surrogateescape"), True
+    return IdParts(job_type, decoded.decode("utf-8", "surrogateescape"), True, partition)
 
 
 def is_final(status: Status) -> bool:

@@ -209,16 +209,17 @@ def test_a_time_means_what_it_says(at: datetime, minutes: int) -> None:
 @quick
 @given(
     text=st.one_of(
-        st.text(max_size=60), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,8}~~?[A-Za-z0-9_~-]{0,30}", fullmatch=True)
+        st.text(max_size=60),
+        st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,8}~([0-9]{1,2}\.)?~?[A-Za-z0-9_~-]{0,30}", fullmatch=True),
     )
 )
 def test_an_id_is_read_or_nobodys_and_has_one_spelling(text: str) -> None:
     parts = split_id(text)
     if parts is None:
         return
-    job_type, rest, foreign = parts
-    tag = "{default:" + job_type + "}"
-    if foreign:
+    job_type, rest = parts.job_type, parts.rest
+    tag = f"{{default:{job_type}{f'/{parts.partition}' if parts.partition else ''}}}"
+    if parts.plain:
         rest.encode("utf-8", "surrogateescape")
         if not (rest.startswith(tag) and len(rest) == len(tag) + 26):
             assert public_id(job_type, rest, tag) == text
@@ -234,8 +235,8 @@ def test_every_id_of_arq_has_a_public_one(job_type: str, raw: bytes) -> None:
     assert ID.fullmatch(task_id)
     parts = split_id(task_id)
     assert parts is not None
-    assert parts[0] == job_type
-    assert parts[1].encode("utf-8", "surrogateescape") == raw
+    assert parts.job_type == job_type
+    assert parts.rest.encode("utf-8", "surrogateescape") == raw
 
 
 @quick

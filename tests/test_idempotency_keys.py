@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from gateway.tasks import TaskSpec
+from tests import lives
 from tests.harness import Clock, LiveGateway
 
 
@@ -76,7 +78,7 @@ async def test_when_the_first_asker_died_the_next_one_makes_the_same_task(
     idempotency, store = gateway.app.idempotency, gateway.app.store
     raw = gateway.client.build_request("POST", "/tasks", json={"job_type": "demo"}).content
     request = (b"POST /tasks", b"", b"application/json", raw)
-    ulids = store.make_ulids(1)
+    ulids = store.make_names(lives.QUEUE, [TaskSpec("demo")])
     assert await idempotency.begin("default", "a", request, ulids) == (False, idempotency_made(ulids))
     running = await _post(gateway, "a", {"job_type": "demo"})
     assert (running.status_code, running.json()["code"]) == (409, "request_running")
@@ -92,7 +94,7 @@ async def test_a_refused_repetition_leaves_the_key_to_a_try_that_is_still_on_its
     gateway, body = clocked_gateway, {"job_type": "demo"}
     idempotency, store = gateway.app.idempotency, gateway.app.store
     raw = gateway.client.build_request("POST", "/tasks", json=body).content
-    ulids = store.make_ulids(1)
+    ulids = store.make_names(lives.QUEUE, [TaskSpec("demo")])
     await idempotency.begin("default", "a", (b"POST /tasks", b"", b"application/json", raw), ulids)
     clock.advance(11)
     store.queue_limit = 1

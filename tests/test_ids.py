@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from gateway.tasks import ID, JOB_TYPE, MAX_ID_CHARS, Ulids, public_id, split_id
+from gateway.tasks import ID, JOB_TYPE, MAX_ID_CHARS, MAX_PARTITIONS, IdParts, Ulids, public_id, split_id
 
 _ULID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _TAG = "{default:demo}"
@@ -55,7 +55,7 @@ def test_an_id_of_ours_is_split_into_what_it_was_made_of(job_type: str) -> None:
     ulid = Ulids().make()
     task_id = public_id(job_type, f"{{default:{job_type}}}{ulid}", f"{{default:{job_type}}}")
     assert task_id == f"{job_type}~{ulid}"
-    assert split_id(task_id) == (job_type, ulid, False)
+    assert split_id(task_id) == IdParts(job_type, ulid)
     assert ID.fullmatch(task_id)
 
 
@@ -63,7 +63,7 @@ def test_an_id_of_ours_is_split_into_what_it_was_made_of(job_type: str) -> None:
 def test_an_id_of_a_plain_arq_producer_finds_its_way_back_byte_for_byte(raw: bytes) -> None:
     arq_id = raw.decode("utf-8", "surrogateescape")
     task_id = public_id("demo", arq_id, _TAG)
-    assert split_id(task_id) == ("demo", arq_id, True)
+    assert split_id(task_id) == IdParts("demo", arq_id, plain=True)
     assert re.fullmatch(r"demo~~[A-Za-z0-9_-]+", task_id)
 
 
@@ -74,7 +74,7 @@ def test_odd_ids_can_stand_in_a_url(arq_id: str) -> None:
     task_id = public_id("demo", arq_id, _TAG)
     assert ID.fullmatch(task_id)
     assert len(task_id) <= MAX_ID_CHARS
-    assert split_id(task_id) == ("demo", arq_id, True)
+    assert split_id(task_id) == IdParts("demo", arq_id, plain=True)
 
 
 def test_two_arq_ids_never_share_a_public_one() -> None:
@@ -86,6 +86,7 @@ def test_two_arq_ids_never_share_a_public_one() -> None:
     "task_id",
     [
         "", "~", "~~", "demo", "demo~", "demo~~", "~x", "~~x", "demo~a~b", "demo~~~", "demo~~a~b", "demo~~a b",
+        "demo~3.", "demo~32.x", "demo~99.x", "demo~3.~", "demo~3.a~b",
         "demo~~=", "demo~~ä", "-demo~x", "de mo~x", "demo~~A", "x" * 129 + "~x", "\n~x", "demo\n~x",
     ],
 )  # fmt: skip
@@ -93,18 +94,32 @@ def test_what_no_task_can_be_called_is_told_apart(task_id: str) -> None:
     assert split_id(task_id) is None
 
 
+@given(some.integers(1, MAX_PARTITIONS - 1), some.binary(min_size=1, max_size=90))
+def test_an_id_names_its_partition(partition: int, raw: bytes) -> None:
+    tag = f"{{default:demo/{partition}}}"
+    ulid = Ulids().make()
+    assert split_id(public_id("demo", tag + ulid, tag)) == IdParts("demo", ulid, partition=partition)
+    arq_id = raw.decode("utf-8", "surrogateescape")
+    assert split_id(public_id("demo", arq_id, tag)) == IdParts("demo", arq_id, plain=True, partition=partition)
+
+
+def test_a_slash_of_a_key_prefix_is_no_partition() -> None:
+    ulid = Ulids().make()
+    assert public_id("12", f"{{x/default:12}}{ulid}", "{x/default:12}") == f"12~{ulid}"
+
+
 @given(some.text(max_size=60))
 def test_splitting_any_text_never_fails(text: str) -> None:
     parts = split_id(text)
-    assert parts is None or JOB_TYPE.fullmatch(parts[0])
+    assert parts is None or JOB_TYPE.fullmatch(parts.job_type)
 
 
 @given(some.from_regex(r"demo~~[A-Za-z0-9_-]{1,8}", fullmatch=True))
 def test_one_task_has_one_id_only(task_id: str) -> None:
     """Another spelling of the same id would be another address of the same task."""
     parts = split_id(task_id)
-    if parts is not None and parts[2] and not parts[1].startswith(f"{{default:{parts[0]}}}"):
-        assert public_id(parts[0], parts[1], f"{{default:{parts[0]}}}") == task_id
+    if parts is not None and parts.plain and not parts.rest.startswith(f"{{default:{parts.job_type}}}"):
+        assert public_id(parts.job_type, parts.rest, f"{{default:{parts.job_type}}}") == task_id
 
 
 def test_threads_do_not_share_a_maker_but_do_not_collide_either() -> None:

@@ -62,22 +62,22 @@ async def test_a_waiting_task_is_replaced_although_the_queue_is_full(store: Stor
 
 
 async def test_a_repeated_call_leaves_room_for_others_in_the_same_batch(store: Store) -> None:
-    ulids = store.tasks.make_ulids(3)
-    await store.tasks.enqueue(lives.QUEUE, [_spec(1), _spec(2)], ulids=ulids[:2])
+    names = store.tasks.make_names(lives.QUEUE, [TaskSpec("demo")] * 3)
+    await store.tasks.enqueue(lives.QUEUE, [_spec(1), _spec(2)], names=names[:2])
     store.tasks.queue_limit = 3
-    again = await store.tasks.enqueue(lives.QUEUE, [_spec(1), _spec(2), _spec(3)], ulids=ulids)
+    again = await store.tasks.enqueue(lives.QUEUE, [_spec(1), _spec(2), _spec(3)], names=names)
     assert all(isinstance(one, Task) for one in again)
     (full,) = await store.tasks.enqueue(lives.QUEUE, [_spec(4)])
     assert isinstance(full, QueueFull)
 
 
 async def test_a_repeated_call_finds_its_task_although_another_has_its_key_by_now(store: Store) -> None:
-    ulids = store.tasks.make_ulids(1)
+    names = store.tasks.make_names(lives.QUEUE, [TaskSpec("demo")] * 1)
     spec = TaskSpec("demo", unique=Unique("k", until="started", on_conflict="reject"))
-    (first,) = await store.tasks.enqueue(lives.QUEUE, [spec], ulids=ulids)
+    (first,) = await store.tasks.enqueue(lives.QUEUE, [spec], names=names)
     await lives.take_one(store)
     await lives.enqueue(store, unique=Unique("k"))
-    (again,) = await store.tasks.enqueue(lives.QUEUE, [spec], ulids=ulids)
+    (again,) = await store.tasks.enqueue(lives.QUEUE, [spec], names=names)
     assert isinstance(first, Task)
     assert isinstance(again, Task)
     assert again.id == first.id

@@ -115,8 +115,8 @@ async def test_enqueue_of_a_task_that_is_final_already_does_not_run_it_again(
 async def test_claim_with_a_poll_id(calls: Calls) -> None:
     await calls.enqueue()
     first, second = await calls.twice("claim", *_claim("p1"))
-    assert first[6][0][:4] == second[6][0][:4]
-    assert second[6][0][4] == _SEED.encode()
+    assert first[7][0][:4] == second[7][0][:4]
+    assert second[7][0][4] == _SEED.encode()
 
 
 async def test_heartbeat(calls: Calls) -> None:

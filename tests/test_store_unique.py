@@ -21,12 +21,12 @@ async def test_a_key_whose_task_was_deleted_keeps_no_task_from_being_sent_back(s
 
 async def test_a_call_repeated_after_its_task_ended_holds_the_key_for_nobody(store: Store) -> None:
     spec = TaskSpec("demo", unique=Unique("k"))
-    ulids = store.tasks.make_ulids(2)
-    await store.tasks.enqueue(lives.QUEUE, [spec], ulids=ulids[:1])
+    names = store.tasks.make_names(lives.QUEUE, [TaskSpec("demo")] * 2)
+    await store.tasks.enqueue(lives.QUEUE, [spec], names=names[:1])
     await lives.complete(store, await lives.take_one(store))
-    _, other = await store.tasks.enqueue(lives.QUEUE, [spec, spec], ulids=ulids)
+    _, other = await store.tasks.enqueue(lives.QUEUE, [spec, spec], names=names)
     assert not isinstance(other, Held)
-    assert await lives.status_of(store, f"demo~{ulids[1]}") is Status.PENDING
+    assert await lives.status_of(store, f"demo~{names[1]}") is Status.PENDING
 
 
 class _Alarms(Nobody):

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.messages import LeaseSeconds, Reply, Request, Retry, RetryRule, TaskFilter, Time
+from gateway.tasks import MAX_PARTITIONS
 
 _MONTH_SECONDS = 2_592_000
 _DAY_SECONDS = 86_400
@@ -45,6 +46,15 @@ MaxPerKey = Annotated[
     Count, Meta(description="How many tasks with the same `concurrency_key` run at a time. Default: 1.")
 ]
 
+Partitions = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MAX_PARTITIONS,
+        description="Over how many parts new tasks are spread; order and priority hold within each. Default: 1.",
+    ),
+]
+
 
 class QueueDefaults(Request):
     """What the queue's tasks get where their producer did not say. Tasks stored before keep what they have."""
@@ -66,6 +76,7 @@ class NewQueueSettings(Request):
     max_processing: MaxProcessing | UnsetType | None = UNSET
     rate_per_second: RatePerSecond | UnsetType | None = UNSET
     max_processing_per_key: MaxPerKey | UnsetType | None = UNSET
+    partitions: Partitions | UnsetType | None = UNSET
     defaults: QueueDefaults | UnsetType | None = UNSET
     paused: Annotated[bool, Meta(description="Whether nothing is handed out.")] | UnsetType = UNSET
 
@@ -88,6 +99,7 @@ class QueueSettingsReply(msgspec.Struct, kw_only=True):
     max_processing: int | None
     rate_per_second: float | None
     max_processing_per_key: int
+    partitions: int
     defaults: DefaultsReply
     paused: bool
     paused_until: Time | None

@@ -59,7 +59,7 @@ class Bulk:
         check_text(body)
         request = decode(body, _bulk)
         which = filter_of(request.filter, eligible)
-        queues = await queues_of(call, self._registry, request.filter.job_type)
+        queues = await queues_of(call, self._store, self._registry, request.filter.job_type)
         matched = changed = 0
         cursor: str | None = None
         while which.statuses and matched < MAX_TASKS:
@@ -75,7 +75,7 @@ class Bulk:
 
     async def _one(self, call: Call, task: Task, change: Callable[[Queue, str], Awaitable[object]]) -> bool:
         try:
-            await change(Queue(call.identity.tenant, task.spec.job_type), task.id)
+            await change(self._store.queue_of(call.identity.tenant, task.id), task.id)
         except (StoreUnavailable, StoreFull):
             raise
         except Refusal:

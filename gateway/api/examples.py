@@ -189,6 +189,7 @@ NEW_QUEUE_SETTINGS = {
     "max_processing": 8,
     "rate_per_second": 20.0,
     "max_processing_per_key": 1,
+    "partitions": 1,
     "defaults": {"lease_seconds": 120, "max_attempts": 5, "retention_seconds": 3600},
 }
 QUEUE_SETTINGS: dict[str, Any] = {
@@ -197,6 +198,7 @@ QUEUE_SETTINGS: dict[str, Any] = {
     "max_processing": 8,
     "rate_per_second": 20.0,
     "max_processing_per_key": 1,
+    "partitions": 1,
     "defaults": {"lease_seconds": 120.0, "max_attempts": 5, "retention_seconds": 3600.0},
     "paused": False,
     "paused_until": None,

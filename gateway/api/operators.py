@@ -14,7 +14,7 @@ from gateway.api.replies import encode
 from gateway.errors import InvalidId, QueueNotFound, Refusal, StoreUnavailable
 from gateway.metrics import Metrics
 from gateway.redis_watch import RedisWatch
-from gateway.store.inspector import Inspector, QueueStats
+from gateway.store.inspector import Inspector, QueueStats, together
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import TaskManager
@@ -135,7 +135,7 @@ class Operators:
         if not JOB_TYPE.fullmatch(call.id):
             raise InvalidId()
         queue = call.identity.queue(call.id)
-        (stats,) = await self._inspector.stats([queue])
+        stats = together(await self._inspector.stats(await self._store.parts(queue)))
         known = any((stats.ready, stats.due, stats.leased, stats.totals))
         if not known and not (await self._store.settings(queue)).version:
             raise QueueNotFound(call.id)
@@ -170,7 +170,10 @@ class Operators:
 
     async def _count_now(self, tenant: str) -> Counts:
         queues = await self._registry.queues(tenant)
-        counts = list(zip(queues, await self._inspector.stats(queues), strict=True))
+        parts: dict[Queue, list[QueueStats]] = {}
+        for queue, stats in zip(queues, await self._inspector.stats(queues), strict=True):
+            parts.setdefault(queue.whole, []).append(stats)
+        counts = [(queue, together(mine)) for queue, mine in parts.items()]
         if len(self._counts) >= _MOST_CACHED_COUNTS:
             self._counts.clear()
         self._counts[tenant] = (time.monotonic(), counts)

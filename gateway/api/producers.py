@@ -108,7 +108,7 @@ class Producers:
         # A token that is limited to other queues makes it another request.
         limited = ",".join(call.identity.job_types).encode()
         request = (b"POST /tasks", call.scope["query_string"], media, body, *([limited] if limited else []))
-        done, made = await self._idempotency.begin(tenant, key, request, self._store.make_ulids(len(specs)))
+        done, made = await self._idempotency.begin(tenant, key, request, self._names(tenant, specs, atomic=atomic))
         if not done:
             try:
                 made = await self._make(call, specs, made.ulids, single=single, atomic=atomic)
@@ -155,7 +155,7 @@ class Producers:
             raise InvalidParameter("type", "differs from job_type; they are one parameter")
         name = "job_type" if "job_type" in one else "type"
         job_type = _matching(one.get(name), name, JOB_TYPE)
-        queues = await queues_of(call, self._registry, job_type)
+        queues = await queues_of(call, self._store, self._registry, job_type)
         tasks, cursor = await self._inspector.page(queues, which, limit, one.get("cursor"))
         reply = TaskList(tasks=[task_reply(task, jobs=call.jobs) for task in tasks], next_cursor=cursor)
         headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -250,7 +250,7 @@ class Producers:
         return task
 
     async def _make(
-        self, call: Call, specs: Sequence[TaskSpec | Refusal], ulids: Sequence[str], *, single: bool, atomic: bool
+        self, call: Call, specs: Sequence[TaskSpec | Refusal], names: Sequence[str], *, single: bool, atomic: bool
     ) -> Made:
         """Store what was asked for. Raises what the whole request is refused with."""
         if single:
@@ -260,7 +260,7 @@ class Producers:
             queue = call.identity.queue(spec.job_type)
             await self._limits.check_queues(queue.tenant, {queue})
             await self._registry.register({queue})
-            (outcome,) = await self._store.enqueue(queue, (spec,), ulids=ulids)
+            (outcome,) = await self._store.enqueue(queue, (spec,), names=names)
             if isinstance(outcome, Refusal):
                 raise outcome
             task = await self._task_of(queue, outcome)
@@ -281,10 +281,10 @@ class Producers:
         await self._registry.register(set(queues))
         for queue, numbers in queues.items():
             chosen = [spec for spec in (specs[number] for number in numbers) if isinstance(spec, TaskSpec)]
-            names = [ulids[number] for number in numbers] if ulids else ()
+            mine = [names[number] for number in numbers] if names else ()
             try:
                 stored: Sequence[Task | Held | Refusal] = await self._store.enqueue(
-                    queue, chosen, atomic=atomic, ulids=names
+                    queue, chosen, atomic=atomic, names=mine
                 )
             except Refusal as refusal:
                 if len(queues) == 1 and not wrong:
@@ -332,7 +332,21 @@ class Producers:
     async def _task_of(self, queue: Queue, outcome: Task | Held) -> Task:
         if isinstance(outcome, Task):
             return outcome
-        return await self._inspector.get(queue, outcome.task_id, with_gone=True)
+        part = self._store.queue_of(queue.tenant, outcome.task_id)
+        return await self._inspector.get(part, outcome.task_id, with_gone=True)
+
+    def _names(self, tenant: str, specs: Sequence[TaskSpec | Refusal], *, atomic: bool) -> list[str]:
+        """Make names for what a request with an Idempotency-Key is to store, so that its repetition makes the same."""
+        names = [""] * len(specs)
+        queues: dict[Queue, list[tuple[int, TaskSpec]]] = {}
+        for number, spec in enumerate(specs):
+            if isinstance(spec, TaskSpec):
+                queues.setdefault(Queue(tenant, spec.job_type), []).append((number, spec))
+        for queue, given in queues.items():
+            made = self._store.make_names(queue, [spec for _, spec in given], atomic=atomic)
+            for (number, _), name in zip(given, made, strict=True):
+                names[number] = name
+        return names
 
     def _problem(self, call: Call, spec: TaskSpec | Refusal, number: int) -> object:
         assert isinstance(spec, Refusal)
@@ -476,13 +490,14 @@ def queue_of(call: Call, task_id: str) -> Queue:
     parts = split_id(task_id)
     if parts is None:
         raise TaskNotFound(task_id)
-    return call.identity.queue(parts[0])
+    queue = call.identity.queue(parts.job_type)
+    return Queue(queue.tenant, queue.job_type, parts.partition) if parts.partition else queue
 
 
-async def queues_of(call: Call, registry: Registry, job_type: str | None) -> list[Queue]:
-    """The caller's queues: one, or all it may touch. Raises ForbiddenJobType."""
+async def queues_of(call: Call, store: TaskStore, registry: Registry, job_type: str | None) -> list[Queue]:
+    """The caller's queues, each partition of them: of one job_type, or all it may touch. Raises ForbiddenJobType."""
     if job_type is not None:
-        return [call.identity.queue(job_type)]
+        return await store.parts(call.identity.queue(job_type))
     found = await registry.queues(call.identity.tenant)
     return [queue for queue in found if call.identity.may_use(queue.job_type)]
 

@@ -71,9 +71,10 @@ class QueueAdmin:
         """PUT /queues/{job_type}. 200 the settings, 400, 413, 415."""
         queue = _queue_of(call)
         given = decode(await self._body(call), _settings)
+        settings = _changed(QueueSettings(), given)
         await self._limits.check_queues(queue.tenant, {queue})
-        await self._registry.register({queue})
-        changed = await self._store.configure(queue, _changed(QueueSettings(), given), pause=_pause_of(given))
+        await self._register(queue, settings)
+        changed = await self._store.configure(queue, settings, pause=_pause_of(given))
         return self._done(call, queue, "set a queue", changed)
 
     async def patch(self, call: Call) -> Reply:
@@ -81,13 +82,12 @@ class QueueAdmin:
         queue = _queue_of(call)
         given = decode(await self._body(call), _settings)
         await self._limits.check_queues(queue.tenant, {queue})
-        await self._registry.register({queue})
         for _ in range(_PATCH_TRIES):
             known = await self._store.settings(queue)
+            settings = _changed(known, given)
+            await self._register(queue, settings)
             try:
-                changed = await self._store.configure(
-                    queue, _changed(known, given), version=known.version, pause=_pause_of(given)
-                )
+                changed = await self._store.configure(queue, settings, version=known.version, pause=_pause_of(given))
             except StaleSettings:
                 continue
             return self._done(call, queue, "changed a queue", changed)
@@ -140,11 +140,12 @@ class QueueAdmin:
             raise InvalidMember("filter.job_type", "differs from the queue in the path")
         which = filter_of(chosen, _FAILED)
         step_ms = 1000 / given.rate_per_second if given.rate_per_second else 0.0
+        parts = await self._store.parts(queue)
         matched = changed = 0
         cursor: str | None = None
         while which.statuses and matched < MAX_TASKS:
             limit = min(PAGE_TASKS, MAX_TASKS - matched)
-            tasks, cursor = await self._inspector.page([queue], which, limit, cursor)
+            tasks, cursor = await self._inspector.page(parts, which, limit, cursor)
             if not given.dry_run:
                 delays = [min(round((matched + number) * step_ms), _LONGEST_DELAY_MS) for number in range(len(tasks))]
                 done = await asyncio.gather(
@@ -160,13 +161,23 @@ class QueueAdmin:
 
     async def _retry(self, queue: Queue, task_id: str, delay_ms: int) -> bool:
         try:
-            await self._store.retry(queue, task_id, delay_ms=delay_ms)
+            await self._store.retry(self._store.queue_of(queue.tenant, task_id), task_id, delay_ms=delay_ms)
         except (StoreUnavailable, StoreFull):
             raise
         except Refusal:
             # It moved on since the filter met it, or the queue is full.
             return False
         return True
+
+    async def _register(self, queue: Queue, settings: QueueSettings) -> None:
+        """Note the queue, and each partition it is to have, before anything can stand there."""
+        limits = {"max_processing": settings.max_processing, "max_pending": settings.max_pending}
+        for name, limit in limits.items():
+            if limit is not None and limit < settings.partitions:
+                raise InvalidMember(name, "is less than the number of partitions; each of them needs a part of it")
+        await self._registry.register(
+            {queue, *(Queue(queue.tenant, queue.job_type, number) for number in range(1, settings.partitions))}
+        )
 
     async def _body(self, call: Call) -> bytes:
         call.query()
@@ -194,6 +205,7 @@ def settings_reply(queue: Queue, settings: QueueSettings, queue_limit: int, now_
         max_processing=settings.max_processing,
         rate_per_second=settings.rate_per_second,
         max_processing_per_key=settings.max_processing_per_key or 1,
+        partitions=settings.partitions,
         defaults=DefaultsReply(
             max_attempts=given.max_attempts,
             retry=None if given.retry is None else retry_rule(given.retry),
@@ -223,6 +235,8 @@ def _changed(known: QueueSettings, given: NewQueueSettings) -> QueueSettings:
         value = getattr(given, name)
         if not isinstance(value, UnsetType):
             changes[name] = value
+    if not isinstance(given.partitions, UnsetType):
+        changes["partitions"] = given.partitions or 1
     if not isinstance(given.defaults, UnsetType):
         changes["defaults"] = NO_DEFAULTS if given.defaults is None else _defaults(given.defaults)
     return msgspec.structs.replace(known, **changes)

@@ -238,7 +238,7 @@ class Workers:
             reply.run_at = format_time(reported.due_ms)
         if next_ is None:
             return Reply(200, encode(reply))
-        return await self._with_next(call, reply, reported.worker_id, (queue,), next_)
+        return await self._with_next(call, reply, reported.worker_id, (queue.whole,), next_)
 
     async def _with_next(
         self, call: Call, reply: ReportReply | OutcomesReply, worker_id: str, queues: tuple[Queue, ...], next_: Next
@@ -311,7 +311,7 @@ class Workers:
         )
 
     async def _queues_and_leases(self, call: Call) -> tuple[list[Queue], list[list[Any]]]:
-        queues = await queues_of(call, self._registry, None)
+        queues = await queues_of(call, self._store, self._registry, None)
         return queues, await asyncio.gather(*(self._all_leases(queue) for queue in queues))
 
     async def _all_leases(self, queue: Queue) -> list[Any]:
@@ -349,7 +349,7 @@ def _queues_of(call: Call, outcomes: list[Outcome]) -> tuple[Queue, ...]:
     queues: dict[Queue, None] = {}
     for one in outcomes:
         try:
-            queues[queue_of(call, one.id)] = None
+            queues[queue_of(call, one.id).whole] = None
         except Refusal:
             continue  # its own entry says so
     return tuple(queues)

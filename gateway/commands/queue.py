@@ -15,7 +15,7 @@ from gateway.commands.output import USAGE, AsJson, fail, print_raw, say
 
 app = typer.Typer(no_args_is_help=True, help="Set, pause, resume, purge or redrive one queue.")
 Name = Annotated[str, typer.Argument(help="The queue: a job_type.", show_default=False)]
-_LIMITS = ("max_pending", "max_processing", "rate_per_second", "max_processing_per_key")
+_LIMITS = ("max_pending", "max_processing", "rate_per_second", "max_processing_per_key", "partitions")
 _DEFAULTS = ("lease_seconds", "max_attempts", "retention_seconds", "timeout_seconds")
 
 
@@ -32,6 +32,7 @@ def set_(
     max_processing: Annotated[str | None, typer.Option(help="Tasks being worked on at a time.")] = None,
     rate_per_second: Annotated[str | None, typer.Option(help="Tasks handed out in a second.")] = None,
     max_processing_per_key: Annotated[str | None, typer.Option(help="The same, per concurrency_key.")] = None,
+    partitions: Annotated[str | None, typer.Option(help="Over how many parts new tasks are spread.")] = None,
     lease_seconds: Annotated[str | None, typer.Option(help="Lease of tasks that ask for none.")] = None,
     max_attempts: Annotated[str | None, typer.Option(help="Most attempts, likewise.")] = None,
     retention_seconds: Annotated[str | None, typer.Option(help="How long they stay readable, likewise.")] = None,
@@ -43,7 +44,7 @@ def set_(
     """Change some of a queue's settings; `none` takes one back. What is not named stays."""
     limits = {
         "max_pending": max_pending, "max_processing": max_processing, "rate_per_second": rate_per_second,
-        "max_processing_per_key": max_processing_per_key,
+        "max_processing_per_key": max_processing_per_key, "partitions": partitions,
     }  # fmt: skip
     defaults = {
         "lease_seconds": lease_seconds, "max_attempts": max_attempts, "retention_seconds": retention_seconds,

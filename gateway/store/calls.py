@@ -91,6 +91,9 @@ class Listener(Protocol):
     def alarm(self, queue: Queue, at_ms: int) -> None:
         """The queue will need a sweep then (unix ms, the store's clock)."""
 
+    def spread(self, queue: Queue, partitions: list[Queue]) -> None:
+        """The queue may have tasks in these partitions, more than were known."""
+
     def count(self, name: str, number: int) -> None:
         """An outcome to add to the metrics."""
 
@@ -104,6 +107,8 @@ class Nobody:
     def ready(self, queue: Queue, tasks: int) -> None: ...
 
     def alarm(self, queue: Queue, at_ms: int) -> None: ...
+
+    def spread(self, queue: Queue, partitions: list[Queue]) -> None: ...
 
     def count(self, name: str, number: int) -> None: ...
 

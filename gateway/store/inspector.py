@@ -38,6 +38,30 @@ class QueueStats(msgspec.Struct, frozen=True):
     max_pending: int = 0
 
 
+def together(parts: Sequence[QueueStats]) -> QueueStats:
+    """Add up the counts of a queue's partitions, the first of them first."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    totals: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.totals.items():
+            totals[name] = totals.get(name, 0) + number
+    return QueueStats(
+        ready=sum(part.ready for part in parts),
+        due=sum(part.due for part in parts),
+        leased=sum(part.leased for part in parts),
+        completed=sum(part.completed for part in parts),
+        failed=sum(part.failed for part in parts),
+        cancelled=sum(part.cancelled for part in parts),
+        oldest_ms=max(part.oldest_ms for part in parts),
+        totals=totals,
+        stored_bytes=sum(part.stored_bytes for part in parts),
+        paused_ms=first.paused_ms,
+        max_pending=first.max_pending,
+    )
+
+
 class Filter(msgspec.Struct, frozen=True):
     """Which tasks a list shows; None: all. Times are unix ms, after: inclusive, before: exclusive."""
 

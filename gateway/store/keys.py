@@ -1,6 +1,7 @@
 """Every Redis key, spelled once. Scripts get their key names from `lua_header`, so Lua spells none.
 
 Tasks of one queue stand under one hash tag, `{tenant:job_type}`, so that a script touches one slot of a Redis Cluster.
+Where a queue is spread over partitions, that is the first of them, and `{tenant:job_type/1}` the next.
 
     arq:queue:{T}          ZSET  arq's queue: every live task; score = its place (see lua/prelude.lua)
     arq:job:<id>           STR   arq's job (msgpack), until the task is final
@@ -49,6 +50,7 @@ from redis.crc import key_slot
 from gateway.tasks import MAX_ID_CHARS, Queue
 
 _TAG = re.compile(rb"\{[^}]*\}")
+_PART = re.compile(r"[1-9][0-9]{0,3}")
 _ARQ_QUEUE = "arq:queue:"
 _QUEUE_KEYS = (
     "live",
@@ -103,7 +105,8 @@ class Keys:
         self.of = lru_cache(maxsize=10_000)(self._of)
 
     def _of(self, queue: Queue) -> QueueKeys:
-        tag = f"{{{self._tag_start}{queue.tenant}:{queue.job_type}}}"
+        part = f"/{queue.partition}" if queue.partition else ""
+        tag = f"{{{self._tag_start}{queue.tenant}:{queue.job_type}{part}}}"
         return self._called(tag, f"{_ARQ_QUEUE}{tag}", queue.tenant)
 
     def _called(self, tag: str, key: str, tenant: str) -> QueueKeys:
@@ -123,8 +126,11 @@ class Keys:
         inner = tag[1:-1]
         if not inner.startswith(self._tag_start):
             return None
-        tenant, mark, job_type = inner[len(self._tag_start) :].partition(":")
-        return Queue(tenant, job_type) if mark and "/" not in tenant else None
+        tenant, mark, rest = inner[len(self._tag_start) :].partition(":")
+        job_type, _, part = rest.partition("/")
+        if not mark or "/" in tenant or (part and not _PART.fullmatch(part)):
+            return None
+        return Queue(tenant, job_type, int(part or 0))
 
     def ring_channel(self, gateway: str, tag: str = "") -> str:
         """The channel on which one gateway hears of ready tasks and final ones. tag: of a queue, in a cluster."""

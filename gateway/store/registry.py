@@ -76,13 +76,13 @@ class Registry:
         return doubted
 
     async def queues(self, tenant: str | None = None) -> list[Queue]:
-        """List the known queues, of one tenant or of all, sorted by name."""
+        """List the known queues, of one tenant or of all, sorted by name; of a spread one each partition."""
         async with answering():
             tags = await self._redis.smembers(self._keys.queues)  # type: ignore[misc]  # as above
         found = [self._keys.queue_of(tag.decode()) for tag in tags]
         return sorted(
             (queue for queue in found if queue is not None and tenant in (None, queue.tenant)),
-            key=lambda queue: (queue.tenant, queue.job_type),
+            key=lambda queue: (queue.tenant, queue.job_type, queue.partition),
         )
 
     async def note_workers(self, tenant: str, workers: dict[str, WorkerFacts]) -> None:

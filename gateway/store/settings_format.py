@@ -22,6 +22,10 @@ def write_settings(settings: QueueSettings) -> dict[str, bytes | str | int]:
             fields[name] = value
     if settings.rate_per_second is not None:
         fields["rate_per_second"] = repr(settings.rate_per_second)
+    if settings.partitions > 1:
+        fields["partitions"] = settings.partitions
+    if settings.spread > 1:
+        fields["spread"] = settings.spread
     if settings.defaults != NO_DEFAULTS:
         fields["defaults"] = _encode(settings.defaults)
     return fields
@@ -35,6 +39,8 @@ def read_settings(fields: Mapping[bytes, bytes]) -> QueueSettings:
         **numbers,
         rate_per_second=None if rate is None else float(rate),
         defaults=_decode(fields[b"defaults"]) if b"defaults" in fields else NO_DEFAULTS,
+        partitions=int(fields.get(b"partitions", 1)),
+        spread=int(fields.get(b"spread", 1)),
         paused_until_ms=int(fields.get(b"paused_until_ms", 0)),
         version=int(fields.get(b"version", 0)),
     )

@@ -26,6 +26,7 @@ from gateway.store import arq_format
 from gateway.store.batching import Argument, Verb
 from gateway.store.calls import Claim, Claimed, Granted, Held, Kept, Listener, Nobody, Reported, StaleSettings, Swept
 from gateway.store.keys import Keys, QueueKeys
+from gateway.store.partitions import Name, Partitions, read_name
 from gateway.store.settings_format import read_settings, write_settings
 from gateway.store.verbs import VERBS
 from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulids, public_id, split_id
@@ -70,6 +71,7 @@ class TaskStore:
         self._ahead_ms = 0.0
         self._ulids = Ulids()
         self._settings: dict[Queue, QueueSettings] = {}
+        self.partitions = Partitions()
         # Why nothing of what is stored may be touched, or ''.
         self.refusal = ""
         self.listener: Listener = Nobody()
@@ -89,44 +91,109 @@ class TaskStore:
         """Note the store's clock from a reply."""
         self._ahead_ms = now_ms - time.time() * 1000
 
+    def heard_spread(self, queue: Queue, spread: int) -> None:
+        """Note how many partitions of a queue may hold tasks, as its first one tells."""
+        if not queue.partition and self.partitions.heard(queue, spread):
+            self.listener.spread(queue, self.partitions.all_of(queue))
+
     def arq_id(self, queue: Queue, task_id: str) -> bytes:
         """Find arq's job id of a public id: any bytes, since one that was not made here need be no text.
 
         Raises TaskNotFound when the id can be nobody's in this queue.
         """
         parts = split_id(task_id)
-        if parts is None or parts[0] != queue.job_type:
+        if parts is None or parts.job_type != queue.job_type or parts.partition != queue.partition:
             raise TaskNotFound(task_id)
-        arq_id = parts[1] if parts[2] else f"{self.keys.of(queue).tag}{parts[1]}"
+        arq_id = parts.rest if parts.plain else f"{self.keys.of(queue).tag}{parts.rest}"
         raw_id = arq_id.encode("utf-8", "surrogateescape")
-        if parts[2] and not self.keys.may_hold(queue, raw_id):
+        if parts.plain and not self.keys.may_hold(queue, raw_id):
             raise TaskNotFound(task_id)
         return raw_id
 
-    def make_ulids(self, number: int) -> list[str]:
-        """Make names for tasks to come."""
+    def queue_of(self, tenant: str, task_id: str) -> Queue:
+        """Find the queue, and the partition of it, that a public id names. Raises TaskNotFound: it can be nobody's."""
+        parts = split_id(task_id)
+        if parts is None:
+            raise TaskNotFound(task_id)
+        return Queue(tenant, parts.job_type, parts.partition)
+
+    def make_names(self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False) -> list[str]:
+        """Make names for tasks of one queue to come; each tells its partition, too."""
         now_ms = self.now_ms()
-        return [self._ulids.make(now_ms) for _ in range(number)]
+        dealt = self.partitions.deal(queue, specs, self._settings.get(queue, NO_SETTINGS), together=atomic)
+        return [str(Name(partition, self._ulids.make(now_ms))) for partition in dealt]
 
     async def enqueue(
-        self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False, ulids: Sequence[str] = ()
+        self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False, names: Sequence[str] = ()
     ) -> list[Task | Held | Refusal]:
-        """Store new tasks of one queue, at most 1,000. ulids: names made before (`make_ulids`), one a spec.
+        """Store new tasks of one queue, at most 1,000. names: made before (`make_names`), one a spec.
 
         Returns per spec the task; Held where its unique key gave another one (or replaced it); QueueFull where the
         bound was reached; UniqueConflict. atomic: all or none, BatchRefused for those that stood beside a refused one.
         Source: lua/enqueue.lua.
         """
-        now_ms = self.now_ms()
-        names = ulids or [self._ulids.make(now_ms) for _ in specs]
+        if not names and self._settings.get(queue, NO_SETTINGS).partitions == 1:
+            now_ms = self.now_ms()
+            return await self._enqueue_anew(queue, specs, atomic, [self._ulids.make(now_ms) for _ in specs])
+        places = [read_name(name) for name in names or self.make_names(queue, specs, atomic=atomic)]
+        first = places[0].partition
+        if all(place.partition == first for place in places):
+            part = self._part(queue, first)
+            outcomes = await self._enqueue_anew(part, specs, atomic, [place.ulid for place in places])
+        else:
+            outcomes = [TaskNotFound("")] * len(specs)
+            for number in sorted({place.partition for place in places}):
+                mine = [i for i, place in enumerate(places) if place.partition == number]
+                part = self._part(queue, number)
+                done = await self._enqueue_anew(part, [specs[i] for i in mine], atomic, [places[i].ulid for i in mine])
+                for i, outcome in zip(mine, done, strict=True):
+                    outcomes[i] = outcome
+        if not names:
+            await self._overflow(queue, specs, atomic, places, outcomes)
+        return outcomes
+
+    async def _overflow(
+        self,
+        queue: Queue,
+        specs: Sequence[TaskSpec],
+        atomic: bool,
+        places: Sequence[Name],
+        outcomes: list[Task | Held | Refusal],
+    ) -> None:
+        """Offer what one partition had no room for to the others. What has a key stays where its key is known."""
+        for step in range(1, self._settings.get(queue, NO_SETTINGS).partitions):
+            left = [
+                i
+                for i, (spec, outcome) in enumerate(zip(specs, outcomes, strict=True))
+                if isinstance(outcome, QueueFull) and spec.unique is None and spec.concurrency_key is None
+            ]
+            if not left or (atomic and len(left) < len(specs)):
+                return
+            partitions = self._settings.get(queue, NO_SETTINGS).partitions
+            part = self._part(queue, (places[left[0]].partition + step) % partitions)
+            done = await self._enqueue_anew(part, [specs[i] for i in left], atomic, [places[i].ulid for i in left])
+            for i, outcome in zip(left, done, strict=True):
+                outcomes[i] = outcome
+
+    async def _enqueue_anew(
+        self, part: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str]
+    ) -> list[Task | Held | Refusal]:
+        """Store tasks in one partition by the queue's settings as they are now."""
+        queue = part.whole
         for _ in range(_STALE_TRIES):
             known = self._settings.get(queue, NO_SETTINGS)
             filled = [known.defaults.fill(spec) for spec in specs] if known.defaults is not NO_DEFAULTS else specs
             try:
-                return await self._enqueue(queue, filled, atomic, names, known)
+                return await self._enqueue(part, filled, atomic, ulids, known)
             except StaleSettings:
-                await self.settings(queue)
+                fresh = await self.settings(queue)
+                if part.partition:
+                    await self._copy_settings(part, fresh)
         raise SettingsChanged(queue.job_type)
+
+    @staticmethod
+    def _part(queue: Queue, partition: int) -> Queue:
+        return Queue(queue.tenant, queue.job_type, partition) if partition else queue
 
     async def _enqueue(
         self, queue: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str], known: QueueSettings
@@ -144,6 +211,7 @@ class TaskStore:
             items.append((ulids[number], spec.priority, due, spec.expires_in_ms, group, body, unique))
         now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items, known.version))
         outcomes: list[Task | Held | Refusal] = []
+        start = f"{queue.partition}." if queue.partition else ""
         for spec, item, due_ms in zip(specs, items, dues, strict=True):
             if isinstance(due_ms, bytes):
                 word, _, arq_id = due_ms.decode("utf-8", "surrogateescape").partition(" ")
@@ -154,7 +222,8 @@ class TaskStore:
                 outcomes.append(QueueFull(queue.job_type, depth, limit) if due_ms == -1 else BatchRefused([]))
             else:
                 status = Status.SCHEDULED if due_ms else Status.PENDING
-                outcomes.append(Task(f"{queue.job_type}~{item[0]}", status, spec, now_ms, due_ms or now_ms))
+                task_id = f"{queue.job_type}~{start}{item[0]}"
+                outcomes.append(Task(task_id, status, spec, now_ms, due_ms or now_ms))
         return outcomes
 
     async def claim(
@@ -228,6 +297,9 @@ class TaskStore:
             *arq_format.failed_pairs(message, error),
         )
         reported: Reported = await self._submit("report", "fail", self.keys.of(queue), item)
+        if pause_ms and len(self.partitions.all_of(queue.whole)) > 1:
+            # Its script has paused its own partition; the others follow.
+            await self.configure(queue.whole, None, pause=b"+%d" % pause_ms)
         return reported
 
     async def release(
@@ -341,6 +413,9 @@ class TaskStore:
 
     async def purge(self, queue: Queue) -> int:
         """Forget every task of a queue that waits now, in calls of 500. Returns how many. Source: lua/purge.lua."""
+        return sum([await self._purge(part) for part in await self.parts(queue)])
+
+    async def _purge(self, queue: Queue) -> int:
         before_ms, offset, total, passed, more = self.now_ms(), 0, 0, 0, True
         while more:
             forgotten, offset, more = await self._submit(
@@ -359,7 +434,18 @@ class TaskStore:
         if len(self._settings) >= _MOST_SETTINGS:
             self._settings.clear()
         self._settings[queue] = found
+        self.heard_spread(queue, found.spread)
         return found
+
+    async def parts(self, queue: Queue) -> list[Queue]:
+        """List a queue's partitions that may hold tasks, as they are now. Most queues have one."""
+        await self.settings(queue)
+        return self.partitions.all_of(queue)
+
+    async def _copy_settings(self, part: Queue, settings: QueueSettings) -> None:
+        """Bring a further partition's settings up to those of its queue."""
+        item = (part, b"=%d" % settings.version, settings.paused_until_ms, write_settings(settings))
+        await self._submit("report", "configure", self.keys.of(part), item)
 
     async def configure(
         self, queue: Queue, settings: QueueSettings | None, *, version: int | None = None, pause: Argument = b""
@@ -367,6 +453,7 @@ class TaskStore:
         """Replace a queue's settings (None: leave them), pause it or end its pause. Returns them as they are then.
 
         version: only if they are still of this version. pause: until then (unix ms, 0: go on), b"" as it is.
+        Further partitions get theirs one after the other; who got no answer asks again.
         Raises StaleSettings: they changed meanwhile. Source: lua/configure.lua.
         """
         fields = None if settings is None else write_settings(settings)
@@ -378,7 +465,10 @@ class TaskStore:
             if now_held >= last:
                 break
             held = last = now_held
-        return await self.settings(queue)
+        fresh = await self.settings(queue)
+        for part in self.partitions.all_of(queue)[1:]:
+            await self._copy_settings(part, fresh)
+        return fresh
 
     async def spend(self, whose: str, bucket: str, per_minute: int, ahead: int) -> Granted:
         """Ask a rate limit for one request, and for `ahead` more to keep in store. Source: lua/limit.lua."""

@@ -40,6 +40,9 @@ class Context(Protocol):
     def heard_now(self, now_ms: int) -> None:
         """The store's clock, from a reply."""
 
+    def heard_spread(self, queue: Queue, spread: int) -> None:
+        """How many partitions of a queue may hold tasks, from a reply."""
+
 
 class ScriptCall:
     """One script's call and reply. Items and replies are those of its Lua header."""
@@ -143,8 +146,9 @@ class _Claim(ScriptCall):
             listener.alarm(queue, reply[4] + 1)
         if reply[5]:
             listener.count("failed", reply[5])
+        self.store.heard_spread(queue, reply[6])
         tag = self.store.keys.of(queue).tag
-        outcomes, at = [], 6
+        outcomes, at = [], 7
         for _, claims, _, _, _ in items:
             given: list[list[LeasedTask]] = []
             corrupt: list[tuple[LeasedTask, str]] = []

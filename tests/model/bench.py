@@ -187,7 +187,7 @@ async def _told(*calls: Awaitable[Any]) -> list[Any]:
 
 async def _enqueue(store: GatewayStore, queue: Queue, calls: Any) -> list[list[Any]]:
     batches = await asyncio.gather(*(
-        store.tasks.enqueue(queue, [spec for _, spec in items], atomic=atomic, ulids=[ulid for ulid, _ in items])
+        store.tasks.enqueue(queue, [spec for _, spec in items], atomic=atomic, names=[ulid for ulid, _ in items])
         for items, atomic in calls
     ))  # fmt: skip
     return [[_stored(one) for one in batch] for batch in batches]

@@ -4,8 +4,8 @@
 --       worker, poll_id ('' none), max (0: only what the poll_id got before), lease_ms (0: the task's own), token seed,
 --       stays (1: it waits when it gets nothing, so this gateway wants to be rung)
 -- Returns: 'ok', now, ready tasks left that may be handed out, registered (0/1), next alarm (the first end of a lease
---          given, or when a paused or paced queue may go on; 0: none), tasks that failed instead,
---          then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash), started
+--          given, or when a paused or paced queue may go on; 0: none), tasks that failed instead, partitions of the
+--          queue that may hold tasks, then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash), started
 -- A poll_id that already got tasks gets the same leases again while they live.
 local now, gateway = clock(ARGV[1]), ARGV[2]
 local others, waited_ms, polls = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -114,7 +114,7 @@ local function recall(key)
   return tasks
 end
 
-local reply, unserved, handed = { 'ok', now, 0, 0, 0, 0 }, others, 0
+local reply, unserved, handed = { 'ok', now, 0, 0, 0, 0, settings().spread }, others, 0
 for p = 0, polls - 1 do
   local base = 6 + p * 6
   local worker, poll_id, max = ARGV[base], ARGV[base + 1], tonumber(ARGV[base + 2])
@@ -141,7 +141,7 @@ for p = 0, polls - 1 do
     end
   end
   if #tasks == 0 and ARGV[base + 5] == '1' then unserved = unserved + 1 end
-  reply[7 + p] = tasks
+  reply[8 + p] = tasks
 end
 
 spend(now, handed)

@@ -1,12 +1,17 @@
 -- Change what an operator set for a queue; what was held back or waited for it is looked at anew.
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
--- ARGV: now, gateway, version that the change was made for ('' any), pause until (unix ms, '' as it is, '+ms' from now
+-- ARGV: now, gateway, version that the change was made for ('' any; '=n' for a partition: these are the queue's settings
+--       of version n, with all that they hold; nothing to do if it has them or newer ones), pause until (unix ms, '' as it is, '+ms' from now
 --       and no shorter than it is), count of fields to replace all others with ('' none is touched), then name, value ...
 -- Returns: 'ok', now, tasks for this gateway to claim, new version, paused until (unix ms), tasks still held back; or
 --          'changed', now, 0, version
 local now, gateway, version, pause, total = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local before = settings()
-if version ~= '' and tonumber(version) ~= before.version then return { 'changed', now, 0, before.version } end
+local copied = string.sub(version, 1, 1) == '=' and tonumber(string.sub(version, 2))
+if copied and before.version >= copied then return { 'ok', now, 0, before.version, before.paused_until_ms, 0 } end
+if not copied and version ~= '' and tonumber(version) ~= before.version then
+  return { 'changed', now, 0, before.version }
+end
 allow_when_full()
 local paused_until = before.paused_until_ms
 if string.sub(pause, 1, 1) == '+' then
@@ -18,13 +23,22 @@ if total ~= '' then
   redis.call('DEL', SETTINGS)
   for i = 6, 5 + 2 * tonumber(total), 2 do redis.call('HSET', SETTINGS, ARGV[i], ARGV[i + 1]) end
 end
-redis.call('HSET', SETTINGS, 'version', before.version + 1)
+redis.call('HSET', SETTINGS, 'version', copied or before.version + 1)
 if paused_until > now then
   redis.call('HSET', SETTINGS, 'paused_until_ms', string.format('%.0f', paused_until))
 else
   redis.call('HDEL', SETTINGS, 'paused_until_ms')
 end
 if total ~= '' and not tonumber(redis.call('HGET', SETTINGS, 'rate_per_second') or nil) then redis.call('DEL', PACE) end
+known_settings = nil
+local spread = math.max(before.spread, settings().partitions)
+if spread > 1 then redis.call('HSET', SETTINGS, 'spread', spread) end
+if spread > before.spread and PARTITION == 0 then
+  -- Who waits here only is to look again, and hears of the partitions then.
+  for _, waiting in ipairs(redis.call('ZRANGE', WAITING, 0, -1)) do
+    redis.call(PUBLISH, RING .. waiting .. RING_END, 'ready 1 ' .. TAG)
+  end
+end
 known_settings = nil
 local left = redis.call('ZCOUNT', QUEUE, HELD, HELD)
 if total ~= '' and left > 0 then
@@ -37,4 +51,4 @@ if total ~= '' and left > 0 then
 end
 local mine = ring(now, ready_count(), gateway)
 settle(now)
-return { 'ok', now, mine, before.version + 1, paused_until > now and paused_until or 0, left }
+return { 'ok', now, mine, copied or before.version + 1, paused_until > now and paused_until or 0, left }

@@ -11,7 +11,7 @@
 --          Or 'stale', now: the settings have another version.
 local now, gateway, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[5])
 if settings().version ~= tonumber(ARGV[4]) then return { 'stale', now } end
-local limit = settings().max_pending or tonumber(ARGV[3])
+local limit = most_waiting(tonumber(ARGV[3]))
 local ARGS = 7
 local depth = waiting_count()
 local reply = { 'ok', now, 0, depth }

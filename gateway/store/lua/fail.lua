@@ -48,7 +48,8 @@ for i = 0, reports - 1 do
 end
 if pause_ms > 0 and settings().paused_until_ms < now + pause_ms then
   redis.call('HSET', SETTINGS, 'paused_until_ms', now + pause_ms)
-  redis.call('HINCRBY', SETTINGS, 'version', 1)
+  -- A further partition's settings are copies; their version is that of what they are copies of.
+  if PARTITION == 0 then redis.call('HINCRBY', SETTINGS, 'version', 1) end
   known_settings = nil
 end
 reply[3] = ring_after(now, ready, gateway)

@@ -74,19 +74,39 @@ local function id_of(entry)
   return TAG .. entry
 end
 
--- What the queue's operator set (HASH); a field that was never set is nil. Read once a call.
+-- Of a queue that is spread over partitions, each is a tag of its own: `<tag>` is the first, `<tag>/<k>` are the others.
+local PARTITION = tonumber(string.match(TAG, '/(%d+)}$')) or 0
+
+-- This partition's part of a limit that holds for the whole queue; together they never give more.
+local function part_of(limit, partitions)
+  return math.floor(limit / partitions) + (PARTITION < limit % partitions and 1 or 0)
+end
+
+-- What the queue's operator set (HASH); a field that was never set is nil. Read once a call. What limits hand-outs is
+-- this partition's part of it. spread: partitions that may hold tasks, also from before there were fewer.
 local known_settings
 local function settings()
   if not known_settings then
     local found = redis.call('HMGET', SETTINGS, 'version', 'max_pending', 'max_processing', 'rate_per_second',
-      'max_processing_per_key', 'paused_until_ms')
+      'max_processing_per_key', 'paused_until_ms', 'partitions', 'spread')
     known_settings = { version = tonumber(found[1]) or 0, max_pending = tonumber(found[2]), max_processing = tonumber(found[3]),
       rate_per_second = tonumber(found[4]), max_processing_per_key = tonumber(found[5]) or RUNNING_OF_A_KEY,
-      paused_until_ms = tonumber(found[6]) or 0 }
+      paused_until_ms = tonumber(found[6]) or 0, partitions = tonumber(found[7]) or 1, spread = tonumber(found[8]) or 1 }
+    local partitions = known_settings.partitions
+    if partitions > 1 then
+      local processing, rate = known_settings.max_processing, known_settings.rate_per_second
+      known_settings.max_processing = processing and math.max(part_of(processing, partitions), 1)
+      known_settings.rate_per_second = rate and rate / partitions
+    end
     known_settings.governed = known_settings.max_processing or known_settings.rate_per_second
       or known_settings.paused_until_ms > 0
   end
   return known_settings
+end
+
+-- How many tasks may wait here. limit: of the whole queue, unless it has its own.
+local function most_waiting(limit)
+  return part_of(settings().max_pending or limit, settings().partitions)
 end
 
 -- The pace of hand-outs: a leaky bucket by its theoretical arrival time (GCRA). Returns the ms that one task takes, the

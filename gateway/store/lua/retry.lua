@@ -17,7 +17,7 @@ local function unique_taken(record, tail_bytes, tail_pairs)
   return holder and redis.call('EXISTS', JOB .. holder, RESULT .. holder) > 0
 end
 
-limit = settings().max_pending or limit
+limit = most_waiting(limit)
 local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
 for i = 1, total do
   local id, delay_ms = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
