@@ -169,6 +169,14 @@ def test_the_order_of_held_back_tasks_is_judged_by_their_key(key: str, kinds: se
     assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
 
 
+@pytest.mark.parametrize(("second", "kinds"), [("p1.2", {"FIFO broken"}), ("p2.2", set()), ("p2", set())])
+def test_order_is_judged_within_a_partition(second: str, kinds: set[str]) -> None:
+    """Ids name their partition: these are `order~1.1`, and `order~1.2`, `order~2.2` or `order~2`."""
+    story = Story().enqueue(0, 1, payload="p1.1").enqueue(2, 3, payload=second)
+    story.poll(4, 5, "t2", payload=second).poll(6, 7, payload="p1.1")
+    assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
+
+
 def test_a_bound_that_is_overshot_and_a_bare_500_are_told() -> None:
     story = Story().enqueue(0, 1).enqueue(2, 3, payload="p2").poll(4, 5).poll(6, 7, "t2", payload="p2")
     assert "queue bound overshot" in story.kinds(queue_size=1)

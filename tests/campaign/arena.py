@@ -122,11 +122,12 @@ class Arena:
             await asyncio.to_thread(node.wait_ready)
             await link.start()
         for queue, settings in SETTINGS.items():
-            await asyncio.to_thread(self._set, queue, settings)
+            await asyncio.to_thread(self.configure, self.gateways[0], queue, settings)
 
-    def _set(self, queue: str, settings: dict[str, float]) -> None:
+    def configure(self, gateway: GatewayNode, queue: str, settings: dict[str, float]) -> None:
+        """Set a queue's settings. Raises OSError when there is no answer, or a refusal."""
         request = urllib.request.Request(
-            f"{self.gateways[0].url}/queues/{queue}", msgspec.json.encode(settings),
+            f"{gateway.url}/queues/{queue}", msgspec.json.encode(settings),
             {"Content-Type": "application/json"}, method="PUT",
         )  # fmt: skip
         with urllib.request.urlopen(request, timeout=10) as reply:

@@ -1,8 +1,8 @@
 """Order and bounds: priority first, FIFO inside one, never more waiting than TASK_QUEUE_SIZE, unique keys unique.
 
-Order is judged only where the times leave no doubt: among tasks of the queues whose tasks are ready at once (in one of
-them among those of one concurrency key, which are held back meanwhile), at moments when no poll without an answer can
-have held one of them for a while.
+Order is judged only where the times leave no doubt: among tasks of the queues whose tasks are ready at once (and there
+among those of one partition and one concurrency key, which are held back meanwhile), at moments when no poll without an
+answer can have held one of them for a while.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import msgspec
 
 from tests.campaign.contents import Contents
 from tests.campaign.history import NO_ANSWER, Fault, Operation
-from tests.campaign.producers import KEYED_QUEUE, ORDER_QUEUE, PRIORITIES
-from tests.campaign.timeline import ROUNDING_SECONDS, Timeline, effective
+from tests.campaign.producers import ORDERED_QUEUES, PRIORITIES
+from tests.campaign.timeline import ROUNDING_SECONDS, Timeline, effective, place_of
 from tests.campaign.violations import Violation
 
 # A gateway puts back what it claimed for a client that is gone; it gives up on Redis after a few seconds.
@@ -36,7 +36,7 @@ class _First(msgspec.Struct):
 def check(timeline: Timeline, contents: Contents, queue_size: int) -> tuple[list[Violation], int]:
     """Return every broken promise about order and bounds, and how many hand-outs could be judged for order."""
     found, judged = [], 0
-    for queue in (ORDER_QUEUE, KEYED_QUEUE):
+    for queue in ORDERED_QUEUES:
         doubts = _doubts(timeline, queue)
         for firsts in _first_grants(timeline, queue):
             certain = [first for first in firsts if not _within(doubts, first.at)]
@@ -48,8 +48,8 @@ def check(timeline: Timeline, contents: Contents, queue_size: int) -> tuple[list
 
 
 def _first_grants(timeline: Timeline, queue: str) -> list[list[_First]]:
-    """First hand-outs of a queue by time, those of each concurrency key by themselves."""
-    by_key: dict[str, list[_First]] = defaultdict(list)
+    """First hand-outs of a queue by time, those of each partition and concurrency key by themselves."""
+    by_key: dict[tuple[str, str], list[_First]] = defaultdict(list)
     for item in timeline.items.values():
         if item.asked["job_type"] != queue or not item.created_id:
             continue
@@ -60,7 +60,7 @@ def _first_grants(timeline: Timeline, queue: str) -> list[list[_First]]:
             )
             priority = item.asked.get("priority", "normal")
             first = _First(item.created_id, priority, item.start, item.end, grants[0].at, straight)
-            by_key[item.asked.get("concurrency_key", "")].append(first)
+            by_key[place_of(item.created_id), item.asked.get("concurrency_key", "")].append(first)
     return [sorted(firsts, key=lambda first: first.at) for firsts in by_key.values()]
 
 
@@ -88,7 +88,7 @@ def _doubts(timeline: Timeline, queue: str) -> list[tuple[float, float]]:
 
 def _queues(poll: Operation) -> list[str]:
     asked = poll.facts.get("next", poll.facts)
-    return asked.get("task_type") or [ORDER_QUEUE, KEYED_QUEUE]
+    return asked.get("task_type") or [*ORDERED_QUEUES]
 
 
 def _killed(poll: Operation, kills: list[Fault]) -> bool:

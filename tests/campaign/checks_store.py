@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from tests.campaign.contents import FINAL, Contents
+from tests.campaign.timeline import place_of
 from tests.campaign.violations import Violation
 
 _ONLY_LIVE = ("arq:job:", "arq:in-progress:", "arq:retry:")
@@ -41,8 +42,7 @@ def check(contents: Contents) -> Iterator[Violation]:
 
 
 def _arq_id(task: str) -> str:
-    job_type, _, ulid = task.partition("~")
-    return f"{{default:{job_type}}}{ulid}"
+    return f"{{default:{place_of(task)}}}{task.rpartition('~')[2].rpartition('.')[2]}"
 
 
 def _problem(name: str, ttl_ms: int) -> str:

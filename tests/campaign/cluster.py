@@ -18,17 +18,19 @@ from redis.exceptions import RedisError
 from tests.campaign import contents
 from tests.campaign.arena import Arena
 from tests.campaign.contents import Contents
-from tests.campaign.producers import ALL_QUEUES
+from tests.campaign.producers import ALL_QUEUES, PARTITIONED_QUEUE
 from tests.topologies import ClusterSet, Node, until
 
 _CONFIG = ("appendonly yes", "appendfsync everysec")
 _WHOLE_SECONDS = 90.0
+# Each partition of a queue has a slot of its own.
+PLACES = (*ALL_QUEUES, *(f"{PARTITIONED_QUEUE}/{number}" for number in (1, 2, 3)))
 # Keys that are no queue's stand in slots of their own, and move, too.
-OTHER_TAGS = ("idempotency:default", "queues", "workers:default")
+OTHER_TAGS = ("idempotency:default", "queues", "workers:default", "alarms")
 
 
 def slot_of(tag: str) -> int:
-    """The slot of a queue of the tenant `default`, or of one of `OTHER_TAGS`."""
+    """The slot of one of `PLACES` of the tenant `default`, or of one of `OTHER_TAGS`."""
     return int(key_slot(f"{{{tag}}}".encode() if tag in OTHER_TAGS else f"{{default:{tag}}}".encode()))
 
 
@@ -63,7 +65,7 @@ class ClusterArena(Arena):
         found = {}
         view = asked.redis.execute_command("CLUSTER NODES")
         by_address = {node.address: node for node in self.nodes.nodes}
-        for tag in (*ALL_QUEUES, *OTHER_TAGS):
+        for tag in (*PLACES, *OTHER_TAGS):
             slot = slot_of(tag)
             for address, facts in view.items():
                 served = any(int(span[0]) <= slot <= int(span[-1]) for span in facts["slots"])
@@ -84,9 +86,9 @@ class ClusterArena(Arena):
         return None
 
     def queues_of(self, node: Node) -> list[str]:
-        """The queues that a node serves."""
+        """The queues and partitions that a node serves."""
         owners = self.owners(node)
-        return [queue for queue in ALL_QUEUES if owners.get(slot_of(queue)) is node]
+        return [place for place in PLACES if owners.get(slot_of(place)) is node]
 
     async def whole(self) -> None:
         """Wait until all nodes are up and of one mind, and each primary's replica has all that its primary has."""

@@ -12,8 +12,8 @@ import signal
 from redis.exceptions import RedisError
 
 from tests.campaign.arena import Arena
-from tests.campaign.cluster import OTHER_TAGS, ClusterArena, slot_of
-from tests.campaign.producers import ALL_QUEUES, ORDER_QUEUE
+from tests.campaign.cluster import OTHER_TAGS, PLACES, ClusterArena, slot_of
+from tests.campaign.producers import ORDER_QUEUE, PARTITIONED_QUEUE
 
 
 def _cluster(arena: Arena) -> ClusterArena:
@@ -25,7 +25,7 @@ async def primary_kill(arena: Arena, rng: random.Random) -> None:
     """kill -9 of a primary; its replica takes over, and it comes back as the replica."""
     cluster = _cluster(arena)
     async with cluster.fault("primary_kill", "cluster") as facts:
-        slot = slot_of(rng.choice(ALL_QUEUES))
+        slot = slot_of(rng.choice(PLACES))
         victim = await asyncio.to_thread(cluster.owner, slot)
         assert victim is not None
         facts["queues"] = await asyncio.to_thread(cluster.queues_of, victim)
@@ -40,7 +40,7 @@ async def primary_stop(arena: Arena, rng: random.Random) -> None:
     """SIGSTOP of a primary until its replica has taken over, and SIGCONT: it does not know yet what it has become."""
     cluster = _cluster(arena)
     async with cluster.fault("primary_stop", "cluster") as facts:
-        slot = slot_of(rng.choice(ALL_QUEUES))
+        slot = slot_of(rng.choice(PLACES))
         victim = await asyncio.to_thread(cluster.owner, slot)
         assert victim is not None
         facts["queues"] = await asyncio.to_thread(cluster.queues_of, victim)
@@ -57,7 +57,7 @@ async def primary_restart(arena: Arena, rng: random.Random) -> None:
     """kill -9 of a primary, and a new start from its file before anybody has taken over, or just then."""
     cluster = _cluster(arena)
     async with cluster.fault("primary_restart", "cluster") as facts:
-        victim = await asyncio.to_thread(cluster.owner, slot_of(rng.choice(ALL_QUEUES)))
+        victim = await asyncio.to_thread(cluster.owner, slot_of(rng.choice(PLACES)))
         assert victim is not None
         facts["queues"] = await asyncio.to_thread(cluster.queues_of, victim)
         await asyncio.to_thread(victim.kill)
@@ -79,10 +79,10 @@ async def replica_kill(arena: Arena, rng: random.Random) -> None:
 
 
 async def slot_move(arena: Arena, rng: random.Random) -> None:
-    """A slot moves under load: as often as not that of the hottest queue, or another queue's, or of shared keys."""
+    """A slot moves under load: as often as not a hot queue's, or another queue's or partition's, or shared keys'."""
     cluster = _cluster(arena)
     async with cluster.fault("slot_move", "cluster") as facts:
-        tag = ORDER_QUEUE if rng.random() < 0.5 else rng.choice((*ALL_QUEUES, *OTHER_TAGS))
+        tag = rng.choice((ORDER_QUEUE, PARTITIONED_QUEUE)) if rng.random() < 0.5 else rng.choice((*PLACES, *OTHER_TAGS))
         source = await asyncio.to_thread(cluster.owner, slot_of(tag))
         primaries = await asyncio.to_thread(cluster.primaries)
         target = rng.choice([node for node in primaries if node is not source])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from tests.campaign.history import Fault, Operation
-from tests.campaign.timeline import build
+from tests.campaign.timeline import build, place_of
 from tests.campaign.violations import Violation
 
 # What follows where a task, a hand-out or a report was forgotten. Anything else is a broken promise all the same.
@@ -46,7 +46,7 @@ def unpromised(
             moments[task] += [operation.end for operation in some]
     broken, excused = [], []
     for violation in violations:
-        own = spans.get(violation.task.partition("~")[0], ())
+        own = spans.get(place_of(violation.task), ())
         near = any(start <= at <= end for at in moments[violation.task] for start, end in own)
         (excused if violation.kind in _FORGOTTEN and near else broken).append(violation)
     return broken, excused
@@ -70,9 +70,9 @@ def outages(operations: list[Operation], faults: list[Fault]) -> list[tuple[str,
     stored: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for operation in operations:
         if operation.op == "enqueue" and operation.status in (200, 201):
-            for item, made in zip(operation.facts["items"], operation.reply.get("tasks", ()), strict=False):
+            for made in operation.reply.get("tasks", ()):
                 if made["status"] == 201:
-                    stored[item["job_type"]].append((operation.start, operation.end))
+                    stored[place_of(made["id"])].append((operation.start, operation.end))
     found = []
     for fault in faults:
         if fault.replaced:

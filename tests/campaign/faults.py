@@ -18,11 +18,13 @@ from tests.campaign import cluster_faults
 from tests.campaign.arena import Arena
 from tests.campaign.disks import ForgetfulDisk, SmallDisk
 from tests.campaign.network import OwnNetwork
+from tests.campaign.producers import PARTITIONED_QUEUE
 from tests.campaign.proxy import MODES
 from tests.campaign.servers import LoadNode
 from tests.campaign.timeline import LONGEST_LEASE_SECONDS
 
 Fault = Callable[[Arena, random.Random], Awaitable[None]]
+_REPEATS = 20
 # What the end of a file looks like when the machine stopped in the middle of a write: no acknowledged one.
 _TORN = b"*3\r\n$3\r\nSET\r\n$9\r\ncampa"
 
@@ -187,6 +189,19 @@ async def client_link(arena: Arena, rng: random.Random) -> None:
         facts["note"] = f"{mode} {link.broken - before}"
 
 
+async def repartition(arena: Arena, rng: random.Random) -> None:
+    """An operator spreads the hot queue over more partitions, or fewer, and asks again until it is so."""
+    async with arena.fault("repartition", PARTITIONED_QUEUE) as facts:
+        settings = {"partitions": rng.randrange(1, 5)}
+        facts["note"] = str(settings["partitions"])
+        for _ in range(_REPEATS):
+            try:
+                await asyncio.to_thread(arena.configure, rng.choice(arena.gateways), PARTITIONED_QUEUE, settings)
+                return
+            except OSError:
+                await asyncio.sleep(0.3)
+
+
 async def clocks(arena: Arena, rng: random.Random) -> None:
     """A gateway's clock goes wrong, by seconds or by an hour, and steps back."""
     number = rng.randrange(len(arena.clocks))
@@ -269,6 +284,7 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "redis_full": (redis_full, 1),
     "store_link": (store_link, 2),
     "client_link": (client_link, 1),
+    "repartition": (repartition, 1),
     "clocks": (clocks, 1),
     "disk_full": (disk_full, 1),
     "power_cut": (power_cut, 2),
@@ -289,6 +305,6 @@ USUAL = tuple(name for name in FAULTS if name not in _ALL_NEEDY)
 KILLS = (*("gateway_kill",) * 6, *("redis_kill",) * 2, "power_cut", "worker_kill")
 # What needs no single Redis.
 _OF_PROCESSES = ("gateway_kill", "gateway_term", "gateway_stop", "worker_kill", "worker_stop", "producer_kill",
-                 "client_link")  # fmt: skip
+                 "client_link", "repartition")  # fmt: skip
 CLUSTER = (*_OF_PROCESSES, *NEED_CLUSTER)
 SETS: dict[str, tuple[str, ...]] = {"usual": USUAL, "kills": KILLS, "cluster": CLUSTER, "none": ()}

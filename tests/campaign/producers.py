@@ -18,13 +18,18 @@ KEYED_QUEUE = "keyed"
 LIMITED_QUEUE = "limited"
 # Workers pause it now and then.
 PAUSED_QUEUE = "paused"
+# Spread over partitions, whose number changes; ready at once, some with a concurrency key: order is checked in each.
+PARTITIONED_QUEUE = "spread"
 # So many are handed out in a second, and not many at once.
 RATED_QUEUE = "rated"
-ALL_QUEUES = (*QUEUES, ORDER_QUEUE, KEYED_QUEUE, LIMITED_QUEUE, PAUSED_QUEUE, RATED_QUEUE)
+ALL_QUEUES = (*QUEUES, ORDER_QUEUE, KEYED_QUEUE, PARTITIONED_QUEUE, LIMITED_QUEUE, PAUSED_QUEUE, RATED_QUEUE)
+# What is handed out there first can be compared with what was stored first.
+ORDERED_QUEUES = (ORDER_QUEUE, KEYED_QUEUE, PARTITIONED_QUEUE)
 # What an operator has set before the first task.
 SETTINGS: dict[str, dict[str, float]] = {
     LIMITED_QUEUE: {"max_processing": 4, "max_processing_per_key": 2},
     RATED_QUEUE: {"rate_per_second": 20},
+    PARTITIONED_QUEUE: {"partitions": 3},
 }
 _KEYS = 8
 PRIORITIES = ("low", "normal", "high", "critical")
@@ -76,8 +81,11 @@ class Producer:
         }
         if rng.random() < 0.7:
             task["priority"] = rng.choice(PRIORITIES)
-        if rng.random() < 0.35:
-            task["job_type"] = ORDER_QUEUE
+        ordered = rng.random()
+        if ordered < 0.35:
+            task["job_type"] = ORDER_QUEUE if ordered < 0.2 else PARTITIONED_QUEUE
+            if ordered > 0.33:
+                task["concurrency_key"] = f"c{rng.randrange(_KEYS)}"
             return task
         special = rng.random()
         if special < 0.12:

@@ -106,6 +106,13 @@ class Timeline(msgspec.Struct):
         return made.asked if made else {}
 
 
+def place_of(task: str) -> str:
+    """Name the partition that a task stands in, by its id: the queue itself, or `<queue>/<number>`."""
+    queue, _, name = task.partition("~")
+    number, _, _ = name.rpartition(".")
+    return f"{queue}/{number}" if number else queue
+
+
 def effective(operation: Operation) -> bool:
     """Whether a request may have taken effect, now or later."""
     return may_take_effect(operation.status, _why(operation.reply))

@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from tests.campaign.producers import ALL_QUEUES, KEYED_QUEUE, ORDER_QUEUE, PAUSED_QUEUE, unix
+from tests.campaign.producers import ALL_QUEUES, ORDERED_QUEUES, PAUSED_QUEUE, unix
 from tests.campaign.wire import Client, Misbehaviour, Reply
 
 _ALL = ALL_QUEUES
-_ORDERED = {ORDER_QUEUE, KEYED_QUEUE}
+_ORDERED = {*ORDERED_QUEUES}
 _BACKOFF_SECONDS = (0.05, 0.3)
 _REPEATS = 8
 Task = dict[str, Any]
