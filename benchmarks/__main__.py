@@ -21,7 +21,7 @@ from benchmarks.cases import CASES
 from benchmarks.figures import Findings
 from benchmarks.http_server import ROOT
 from benchmarks.load_client import LoadClient
-from benchmarks.processes import allow_many_files
+from benchmarks.processes import allow_many_files, end_in_order_on_sigterm
 from benchmarks.redis_server import find_binary
 
 _BY_NAME_ONLY = ("servers",)  # takes as long as all others together, and compares what the gateway could run under
@@ -31,6 +31,7 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 def main() -> int:
     """Parse the command line and run. Returns the exit code."""
     options = _parser().parse_args()
+    end_in_order_on_sigterm()
     failed = False
     if options.read:
         found = json.loads(options.read.read_text())

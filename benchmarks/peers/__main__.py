@@ -23,7 +23,7 @@ from benchmarks.peers.contenders import GATEWAY, LIBRARIES, SERVERS, Contender
 from benchmarks.peers.measures import DURABILITIES
 from benchmarks.peers.rounds import Rounds
 from benchmarks.peers.tools import InstallFailed, Tools
-from benchmarks.processes import allow_many_files
+from benchmarks.processes import allow_many_files, end_in_order_on_sigterm
 from benchmarks.redis_server import find_binary
 
 _RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -32,6 +32,7 @@ _RESULTS = Path(__file__).resolve().parent.parent / "results"
 def main() -> int:
     """Parse the command line and run. Returns the exit code."""
     options = _parser().parse_args()
+    end_in_order_on_sigterm()
     found = json.loads(options.read.read_text()) if options.read else _measure(options)
     print(document.section(found))
     if options.write_docs:
@@ -62,6 +63,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         found["disk_sync_ms"] = disk.sync_ms(bench.directory)
         contenders, found["contenders"], found["not_run"] = _prepare(tools, options)
         rounds = Rounds(bench, tools, contenders, with_gateway=_chosen(GATEWAY, options))
+        shorter = replace(bench, seconds=min(options.seconds, options.other_seconds))
 
         def keep() -> None:
             """Write what there is: a long run that is cut off leaves its rounds."""
@@ -71,9 +73,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
         for durability in options.durability:
             count = options.rounds if durability == "always" else min(options.rounds, options.other_rounds)
+            rounds.bench = bench if durability == "always" else shorter
             for number in range(count):
                 rounds.measure(number, durability)
                 keep()
+        rounds.bench = shorter
         for number in range(min(options.rounds, options.scaling_rounds)):
             rounds.measure_scaling(number)
             keep()
@@ -118,7 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured with appendfsync always (5)")
     parser.add_argument("--other-rounds", type=int, default=1, help="how often with the other durabilities (1)")
     parser.add_argument("--scaling-rounds", type=int, default=2, help="how often at each concurrency, 0 for never (2)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long each measurement lasts (3)")
+    parser.add_argument("--seconds", type=float, default=2.5, help="how long each measurement lasts (2.5)")
+    parser.add_argument(
+        "--other-seconds", type=float, default=1.5, help="how long with the other durabilities and concurrencies (1.5)"
+    )
     parser.add_argument("--quick", action="store_true", help="short warm-ups, to see that all runs")
     parser.add_argument(
         "--durability",

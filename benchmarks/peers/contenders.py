@@ -50,6 +50,7 @@ LIBRARIES = (
         worker=("{bin}/arq", _MODULE + "arq.WorkerSettings"),
         packages=("arq", "uvloop"),
         concurrency=10,
+        jobs_per_second=1_500,
     ),
     Contender(
         "arq, tuned",
@@ -80,7 +81,7 @@ LIBRARIES = (
         packages=("streaq", "uvloop"),
         concurrency=16,
         batches=True,
-        jobs_per_second=10_000,
+        jobs_per_second=4_000,
     ),
     Contender(
         "taskiq",
@@ -114,7 +115,7 @@ LIBRARIES = (
         packages=("rq", "hiredis"),
         batches=True,
         own_client=False,
-        jobs_per_second=3_000,
+        jobs_per_second=2_500,
     ),
     Contender(
         "Celery",
@@ -124,6 +125,7 @@ LIBRARIES = (
         worker=("{bin}/celery", "-A", _MODULE + "celery", "worker", "--loglevel", "WARNING"),
         packages=("celery[redis]", "hiredis"),
         concurrency=os.cpu_count() or 1,
+        jobs_per_second=4_000,
     ),
     Contender(
         "BullMQ",

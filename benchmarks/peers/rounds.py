@@ -20,12 +20,15 @@ _OUR_BATCHES = (10, 100)
 
 
 class Rounds:
-    """The measurements of one run. samples: each as it was made. problems: what failed, in words."""
+    """The measurements of one run.
+
+    samples: each as it was made. problems: what failed, in words. bench: what the next round works on.
+    """
 
     def __init__(self, bench: Bench, tools: Tools, contenders: list[Contender], *, with_gateway: bool) -> None:
         self.samples: list[Sample] = []
         self.problems: list[str] = []
-        self._bench = bench
+        self.bench = bench
         self._tools = tools
         self._contenders = {contender.name: contender for contender in contenders}
         self._names = [*([GATEWAY] if with_gateway else []), *self._contenders]
@@ -47,14 +50,14 @@ class Rounds:
                 print(f"scaling round {number + 1}: {name} {concurrency}", file=sys.stderr, flush=True)
                 place = {"contender": name, "durability": "always", "round": number, "concurrency": concurrency}
                 if name == GATEWAY:
-                    run = partial(ours.process, self._bench, "always", 1, concurrency)
+                    run = partial(ours.process, self.bench, "always", 1, concurrency)
                     self._try(place, "scaling", run)
                 else:
                     contender = replace(self._contenders[name], concurrency=concurrency)
                     self._try_peer(contender, place, "scaling", measures.process)
 
     def _measure_gateway(self, place: Sample) -> None:
-        bench, durability = self._bench, place["durability"]
+        bench, durability = self.bench, place["durability"]
         self._try(place, "enqueue", partial(ours.enqueue, bench, durability, 1))
         self._try(place, "enqueue_100", partial(ours.enqueue, bench, durability, 100))
         for batch in _OUR_BATCHES:
@@ -80,7 +83,7 @@ class Rounds:
         self, contender: Contender, place: Sample, measure: str, run: Callable[[Stand], Sample]
     ) -> Sample | None:
         def set_up_and_run() -> Sample:
-            with measures.set_up(self._bench, self._tools, contender, place["durability"]) as stand:
+            with measures.set_up(self.bench, self._tools, contender, place["durability"]) as stand:
                 return run(stand)
 
         return self._try(place, measure, set_up_and_run)
