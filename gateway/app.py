@@ -64,7 +64,7 @@ class GatewayApp(Starlette):
         loaded = scripts.load(keys)
         lanes = {name: self.connections.lane(loaded, self.meter.script) for name in LANES}
         self.store = TaskStore(keys, lanes, gateway, settings.task_queue_size, clock)
-        self.registry = Registry(self.connections.redis, keys)
+        self.registry = Registry(self.connections.redis, keys, self.connections.replicas)
         self.inspector = Inspector(self.store)
         self.tenants = Tenants(self.connections.redis, keys)
         self.limits = TenantLimits(_common(settings), self.tenants, self.store, self.inspector, self.registry)

@@ -197,24 +197,31 @@ async def test_health_directives_and_idempotency_keys_work(gateway: LiveGateway,
     assert (await gateway.get("/queues")).json()["queues"][0]["job_type"] == "demo"
 
 
-async def test_a_key_is_vouched_for_by_the_server_that_noted_it(cluster: ClusterSet, tmp_path: Path) -> None:
-    """A primary that was replaced and does not know it yet notes a key that its heir, who has replicas, knows not."""
+@pytest.mark.parametrize("what", ["an Idempotency-Key", "a queue's name"])
+async def test_what_is_noted_is_vouched_for_by_the_server_that_noted_it(
+    what: str, cluster: ClusterSet, tmp_path: Path
+) -> None:
+    """A primary that was replaced and does not know it yet notes what its heir, who has replicas, knows nothing of."""
     keys = Keys(cluster=True)
-    slot = key_slot(keys.idempotency("default", "k").encode())
+    name = keys.queues if what == "a queue's name" else keys.idempotency("default", "k")
+    slot = key_slot(name.encode())
     with ClusterSet(tmp_path, primaries=1, replicas=0) as old:
         old.start()
         slots = Slots([(old.nodes[0].host, old.nodes[0].port)], tls=False)
         client = ClusterClient(slots)
-        idempotency = Idempotency(client, keys, None, replicas=1)
+        if name == keys.queues:
+            noting: Any = Registry(client, keys, replicas=1).register({Queue("default", "demo")})
+        else:
+            noting = Idempotency(client, keys, None, replicas=1).begin("default", "k", [b"request"], ["1"])
         await slots.read()
         old.nodes[0].redis.client_pause(300, all=False)
-        asking = asyncio.create_task(idempotency.begin("default", "k", [b"request"], ["1"]))
+        asking = asyncio.create_task(noting)
         await wait_until(lambda: old.nodes[0].redis.info("clients")["blocked_clients"] == 1)
         heir = cluster.owner(slot)
         slots.moved(slot, (heir.host, heir.port))
         with pytest.raises(NotReplicated):
             await asking
-        assert old.nodes[0].redis.exists(keys.idempotency("default", "k"))
+        assert old.nodes[0].redis.exists(name)
         await client.aclose()
 
 

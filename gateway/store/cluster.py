@@ -149,12 +149,10 @@ class ClusterClient(Redis):
     """The plain client's commands, each sent to the node of its first key. One call concerns one slot.
 
     A command that finds its slot moving waits until it has moved: the caller bounds that in time.
-    replicas: how many must have what is settled.
     """
 
-    def __init__(self, slots: Slots, replicas: int = 0) -> None:
+    def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self.replicas = replicas
         self._clients: dict[Address, Redis] = {}
         super().__init__()
 

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from gateway.errors import NotReplicated, StoreFull, StoreUnavailable
+from gateway.errors import StoreFull, StoreUnavailable
 from gateway.store.batching import REPLICA_MS, Lane, Link
 from gateway.store.cluster import ClusterClient, Slots
 from gateway.store.cluster_lane import ClusterLane
@@ -43,33 +43,22 @@ async def answering() -> AsyncIterator[None]:
         raise StoreUnavailable() from error
 
 
-async def replicated(redis: Redis, replicas: int, *command: Any) -> tuple[Any, bool]:
+async def replicated(redis: Redis, replicas: int, *command: Any, mark: str | None = None) -> tuple[Any, bool]:
     """Send one command that writes, and wait until so many replicas have what it wrote (0: do not wait).
 
     Both on one connection: a primary that does not know yet that it was replaced would otherwise do the work, and its
-    heir vouch for it. Returns the reply, and whether the replicas confirmed it. Raises StoreFull, StoreUnavailable.
+    heir vouch for it. mark: a key of the same slot to write besides, where the command may find its work done and write
+    nothing: WAIT is about what this connection wrote. Returns the reply, and whether the replicas confirmed it.
+    Raises StoreFull, StoreUnavailable.
     """
     async with answering(), redis.pipeline(transaction=False) as pipe:
         pipe.execute_command(*command)
         if replicas:
+            if mark is not None:
+                pipe.set(mark, b"", px=60_000)
             pipe.wait(replicas, REPLICA_MS)
         reply, *confirmed = await pipe.execute()
-    return reply, not replicas or confirmed[0] >= replicas
-
-
-async def settle(redis: Redis, mark: str) -> None:
-    """Wait until replicas have what was written in the slot of `mark`, where a promise is built on it.
-
-    In a cluster only: elsewhere replicas have it before they have anything written later. Raises NotReplicated.
-    """
-    if not isinstance(redis, ClusterClient) or not redis.replicas:
-        return
-    async with answering(), redis.pipeline(transaction=False) as pipe:
-        pipe.set(mark, b"", px=60_000)
-        pipe.wait(redis.replicas, REPLICA_MS)
-        _, replicas = await pipe.execute()
-    if replicas < redis.replicas:
-        raise NotReplicated()
+    return reply, not replicas or confirmed[-1] >= replicas
 
 
 class Connections:
@@ -100,7 +89,7 @@ class Connections:
         # swallow a cancellation on Python 3.11.
         if location.kind == "cluster":
             self._slots = Slots(location.addresses, tls=location.tls, **options)
-            self.redis: Redis = ClusterClient(self._slots, replicas)
+            self.redis: Redis = ClusterClient(self._slots)
             return
         if location.kind == "sentinel":
             self._sentinels = Sentinels(

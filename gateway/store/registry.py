@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.errors import StoreFull, StoreUnavailable
+from gateway.errors import NotReplicated, StoreFull, StoreUnavailable
 from gateway.store.cluster import ClusterClient
-from gateway.store.connect import answering, settle
+from gateway.store.connect import answering, replicated
 from gateway.store.keys import SCHEMA, Keys
 from gateway.tasks import Queue
 
@@ -40,10 +40,14 @@ class ServerFacts(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """Queues, workers and directives in Redis. Every method raises StoreUnavailable when Redis does not answer."""
+    """Queues, workers and directives in Redis. Every method raises StoreUnavailable when Redis does not answer.
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    replicas: how many must have a queue's name before its first task is stored.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, replicas: int = 0) -> None:
         self._redis = redis
+        self._replicas = replicas
         self._keys = keys
         self._registered: set[Queue] = set()
         self._wanted: set[Queue] = set()
@@ -61,9 +65,11 @@ class Registry:
                 return
             new, self._wanted = (self._wanted | queues) - self._registered, set()
             tags = [self._keys.of(queue).tag for queue in new]
-            async with answering():
-                await self._redis.sadd(self._keys.queues, *tags)  # type: ignore[misc]  # redis-py: sync and async in one type
-            await settle(self._redis, self._keys.replicated(self._keys.queues))
+            name = self._keys.queues
+            mark = self._keys.replicated(name)
+            _, kept = await replicated(self._redis, self._replicas, "SADD", name, *tags, mark=mark)
+            if not kept:
+                raise NotReplicated()
             self._registered |= new
 
     def knows(self, queue: Queue) -> bool:
