@@ -6,14 +6,15 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from gateway.errors import BadCursor, TaskNotFound
 from gateway.store.records import read_task
 from gateway.store.task_store import TaskStore
-from gateway.tasks import FINAL, Queue, Status, Task
+from gateway.store.walk import A_CALL, TOP, Name, Walk
+from gateway.tasks import Queue, Status, Task
 
 # As scripts write them: 10 of time, then the rest of a ULID, or arq's id, which may be any bytes.
 _ENTRY = re.compile(rb"[0-9a-z]{10}(=.+|[0-9A-Za-z_-]{1,160})", re.DOTALL)
@@ -87,10 +88,14 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Inspector:
-    """Looks at tasks. Every method raises StoreUnavailable when Redis does not answer."""
+    """Looks at tasks. Every method raises StoreUnavailable when Redis does not answer.
 
-    def __init__(self, store: TaskStore) -> None:
+    a_call: how many live tasks one call to Redis looks at for a list.
+    """
+
+    def __init__(self, store: TaskStore, *, a_call: int = A_CALL) -> None:
         self._store = store
+        self._a_call = a_call
 
     async def get(self, queue: Queue, task_id: str, *, with_gone: bool = False) -> Task:
         """Read one task with its log. with_gone: also one whose retention has just ended. Raises TaskNotFound."""
@@ -109,31 +114,26 @@ class Inspector:
         A page may be short of `limit` when few of many tasks pass the filter. Raises BadCursor.
         """
         before = _read_cursor(cursor) if cursor else _upper_bound(which.created_before_ms)
-        floor = _lower_bound(which.created_after_ms)
-        lists = _lists_of(which.statuses)
+        after = _lower_bound(which.created_after_ms)
+        statuses = frozenset(Status) if which.statuses is None else which.statuses
+        walk = Walk(self._store, queues, statuses, before, after, a_call=self._a_call)
         found: list[Task] = []
-        scanned = 0
+        read = 0
         step = limit
-        while queues and lists:
-            names = await self._names(queues, before, step + 1, lists)
-            more = len(names) > step
-            names = names[:step]
-            for task, entry in zip(await self._read(names), [entry for entry, _, _ in names], strict=True):
-                if entry < floor:
-                    return found, None
-                before = entry
+        while True:
+            names, place = await walk.next(step)
+            for task, (entry, _) in zip(await self._read(names) if names else [], names, strict=True):
                 if task is not None and which.shows(task):
                     found.append(task)
                     if len(found) == limit:
-                        last = entry == names[-1][0] and not more
+                        last = entry == names[-1][0] and place is None
                         return found, None if last else _write_cursor(entry)
-            scanned += len(names)
-            if not more:
+            if place is None:
                 return found, None
-            if scanned >= _SCAN_LIMIT:
-                return found, _write_cursor(before)
+            read += len(names)
+            if not names or read >= _SCAN_LIMIT:
+                return found, _write_cursor(place)
             step = min(step * 2, 500)
-        return found, None
 
     async def stats(self, queues: Sequence[Queue]) -> list[QueueStats]:
         """Count the tasks of some queues."""
@@ -157,37 +157,20 @@ class Inspector:
             for totals in [_numbers(reply[8])]
         ]
 
-    async def _names(
-        self, queues: Sequence[Queue], before: bytes, limit: int, lists: list[str]
-    ) -> list[tuple[bytes, bytes, Queue]]:
-        """Merge the queues' newest entries below `before`."""
-        pages = await asyncio.gather(
-            *(self._store.submit_read("page", queue, (before, limit, lists)) for queue in queues)
-        )
-        merged = [(entry, raw_id, queue) for queue, page in zip(queues, pages, strict=True) for entry, raw_id in page]
-        merged.sort(key=_by_entry, reverse=True)
-        return merged[:limit]
-
-    async def _read(self, names: list[tuple[bytes, bytes, Queue]]) -> list[Task | None]:
+    async def _read(self, names: list[Name]) -> list[Task | None]:
         replies = await asyncio.gather(
-            *(self._store.submit_read("read", queue, (raw_id, False)) for _, raw_id, queue in names)
+            *(self._store.submit_read("read", queue, (self._id_of(entry, queue), False)) for entry, queue in names)
         )
         now_ms = self._store.now_ms()
         tasks = []
-        for reply, (_, _, queue) in zip(replies, names, strict=True):
+        for reply, (_, queue) in zip(replies, names, strict=True):
             task = read_task(reply, queue, self._store.keys.of(queue).tag, now_ms)
             tasks.append(None if task is None or (task.gone_at_ms and task.gone_at_ms <= now_ms) else task)
         return tasks
 
-
-_by_entry: Callable[[tuple[bytes, bytes, Queue]], bytes] = lambda name: name[0]  # noqa: E731 - a key, not a function of its own
-
-
-def _lists_of(statuses: frozenset[Status] | None) -> list[str]:
-    if statuses is None:
-        return ["live", "completed", "failed", "cancelled"]
-    lists = ["live"] if statuses - FINAL else []
-    return lists + [status.value for status in sorted(statuses & FINAL)]
+    def _id_of(self, entry: bytes, queue: Queue) -> bytes:
+        """arq's id of a list entry, as `id_of` in lua/prelude.lua."""
+        return entry[11:] if entry[10:11] == b"=" else self._store.keys.of(queue).tag.encode() + entry
 
 
 def _time_prefix(at_ms: int) -> bytes:
@@ -197,7 +180,7 @@ def _time_prefix(at_ms: int) -> bytes:
 
 # Names start with the gateway's idea of the time; a second of slack covers its error, the filter does the rest.
 def _upper_bound(created_before_ms: int | None) -> bytes:
-    return b"" if created_before_ms is None else _time_prefix(created_before_ms + 1000)
+    return TOP if created_before_ms is None else _time_prefix(created_before_ms + 1000)
 
 
 def _lower_bound(created_after_ms: int | None) -> bytes:

@@ -509,11 +509,12 @@ class _Page(ScriptCall):
     batch = 1
 
     def arguments(self, items: list[Any]) -> list[Argument]:
-        ((before, limit, lists),) = items
-        return [*self.start(), before, limit, *lists]
+        ((before, after, limit, examine, statuses),) = items
+        return [*self.start(), before, after, limit, examine, *statuses]
 
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
-        return [list(zip(reply[2::2], reply[3::2], strict=True))]
+        self.hear(reply)
+        return [(reply[2], reply[3:])]
 
 
 class _Stats(ScriptCall):
