@@ -105,6 +105,13 @@ def test_a_hand_out_before_its_time_is_told() -> None:
     assert story.kinds() == {"handed out early"}
 
 
+def test_a_repeated_request_may_tell_when_the_task_is_due_after_its_release() -> None:
+    story = Story().enqueue(0, 1, 0).poll(2, 3).report(4, "release").enqueue(5, 6, delay_seconds=0)
+    story.operations[-1].reply["tasks"][0]["run_at"] = 112.0
+    story.left[0].result = "done by t2"
+    assert story.poll(13, 14, "t2", 1).report(15, token="t2").kinds() == set()
+
+
 def test_two_accepted_outcomes_are_told() -> None:
     assert "two outcomes accepted" in _straight().report(6, "fail").kinds()
 

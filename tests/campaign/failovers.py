@@ -65,7 +65,7 @@ def _spans(faults: list[Fault]) -> dict[str, list[tuple[float, float]]]:
 def outages(operations: list[Operation], faults: list[Fault]) -> list[tuple[str, float, float]]:
     """For each primary that was replaced: the fault, seconds until then, and from then to the next acknowledged task.
 
-    The last is infinite where none of its queues was asked again.
+    A partition beyond the first may be out of use, so none counts. Infinite: no task was acknowledged any more.
     """
     stored: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for operation in operations:
@@ -75,8 +75,9 @@ def outages(operations: list[Operation], faults: list[Fault]) -> list[tuple[str,
                     stored[place_of(made["id"])].append((operation.start, operation.end))
     found = []
     for fault in faults:
-        if fault.replaced:
-            ends = [end for queue in fault.queues for start, end in stored[queue] if start > fault.replaced]
+        queues = [queue for queue in fault.queues if "/" not in queue]
+        if fault.replaced and queues:
+            ends = [end for queue in queues for start, end in stored[queue] if start > fault.replaced]
             served = min(ends, default=float("inf")) - fault.replaced
             found.append((fault.name, fault.replaced - fault.at, served))
     return found
