@@ -47,26 +47,26 @@ def main() -> int:
     parser.add_argument("--kept", action="store_true", help="the seeds that once found a defect, instead")
     given = parser.parse_args()
     given.faults = given.faults or ("cluster" if given.cluster else "usual")
-    runs = [(seed, given.faults) for seed in range(given.seed, given.seed + given.seeds)]
+    runs = [(seed, given.faults, given.cluster) for seed in range(given.seed, given.seed + given.seeds)]
     if given.kept:
-        runs = sorted({(kept.seed, kept.faults) for kept in KEPT})
-    asked = {name for _, text in runs for name in _names(text)}
-    if given.cluster and not asked <= {*faults.CLUSTER}:
-        sys.exit(f"not with a cluster: {', '.join(sorted(asked - {*faults.CLUSTER}))}")
-    if not given.cluster and asked.intersection(faults.NEED_CLUSTER):
-        sys.exit(f"only with --cluster: {', '.join(sorted(asked.intersection(faults.NEED_CLUSTER)))}")
+        runs = sorted({(kept.seed, kept.faults, kept.cluster) for kept in KEPT})
+    for _, text, cluster in runs:
+        wrong = {*_names(text)} - {*faults.CLUSTER} if cluster else {*_names(text)} & {*faults.NEED_CLUSTER}
+        if wrong:
+            sys.exit(f"{'not' if cluster else 'only'} with --cluster: {', '.join(sorted(wrong))}")
+    asked = {name for _, text, _ in runs for name in _names(text)}
     network = enter() if asked.intersection(faults.NEED_NETWORK) else Network()
     # Whoever ends us ends all that we started, too: `run` tidies up on its way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     failed = 0
-    for seed, text in runs:
+    for seed, text, cluster in runs:
         names = _names(text)
         folder = Path(tempfile.mkdtemp(prefix=f"campaign-{seed}-")) / "run"
         size = Size(gateways=given.gateways, workers=given.workers, clients=given.clients, queue_size=given.queue_size)
         plan = Plan(
             seconds=given.seconds, seed=seed, source=given.source.resolve(), folder=folder, faults=names, size=size,
-            network=network, pause_seconds=tuple(given.pause), cluster=given.cluster,
-            durability=given.durability or ("replicated" if given.cluster else "local"),
+            network=network, pause_seconds=tuple(given.pause), cluster=cluster,
+            durability=given.durability or ("replicated" if cluster else "local"),
         )  # fmt: skip
         report = asyncio.run(run(plan))
         print(_told(report), flush=True)

@@ -1,7 +1,7 @@
 """Seeds that once found a defect, kept to be run again: `python -m tests.campaign --kept`.
 
-A seed fixes what is asked and what is broken when, not how processes interleave: each defect has a test of its own
-besides, which fails for certain where it comes back.
+A seed fixes what is asked and what is broken when, not how processes interleave, and the load has grown since: each
+defect has a test of its own besides, which fails for certain where it comes back.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import msgspec
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A seed, its faults as the command line takes them, and what it found."""
+    """A seed, its faults as the command line takes them, what it found, and whether it was over a cluster."""
 
     seed: int
     faults: str
     found: str
+    cluster: bool = False
 
 
 KEPT = (
@@ -26,4 +27,6 @@ KEPT = (
     Kept(101, "usual", "a repeated enqueue told a later run_at than the task's own"),
     Kept(1, "power_cut", "a repeated enqueue told a future run_at for a task that was final"),
     Kept(702, "usual", "a refused repetition freed the key of a try that was still on its way, and was stored"),
+    Kept(702, "usual", "store_full for a task that was stored, when the gateway's own repetition met a full Redis"),
+    Kept(810, "cluster", "an Idempotency-Key noted by a primary that was replaced, and vouched for by its heir", True),
 )
