@@ -25,6 +25,8 @@ from tests.campaign.timeline import LONGEST_LEASE_SECONDS
 
 Fault = Callable[[Arena, random.Random], Awaitable[None]]
 _REPEATS = 20
+# Fewer than a gateway has open already.
+_FEW_FILES = 8
 # What the end of a file looks like when the machine stopped in the middle of a write: no acknowledged one.
 _TORN = b"*3\r\n$3\r\nSET\r\n$9\r\ncampa"
 
@@ -56,6 +58,26 @@ async def gateway_stop(arena: Arena, rng: random.Random) -> None:
         node.send_signal(signal.SIGSTOP)
         await asyncio.sleep(rng.uniform(0.2, 2 * LONGEST_LEASE_SECONDS))
         node.send_signal(signal.SIGCONT)
+
+
+async def gateway_stutter(arena: Arena, rng: random.Random) -> None:
+    """A gateway gets half of its time, ten times a second, as on a machine with too little CPU."""
+    node = rng.choice(arena.gateways)
+    async with arena.fault("gateway_stutter", node.name):
+        for _ in range(rng.randrange(10, 40)):
+            node.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.05)
+            node.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.05)
+
+
+async def gateway_files(arena: Arena, rng: random.Random) -> None:
+    """A gateway may open no more files or connections, neither to clients nor to Redis."""
+    node = rng.choice(arena.gateways)
+    async with arena.fault("gateway_files", node.name):
+        node.limit_files(_FEW_FILES)
+        await asyncio.sleep(rng.uniform(0.5, 3.0))
+        node.limit_files(None)
 
 
 async def _kill_load(arena: Arena, rng: random.Random, name: str, nodes: list[LoadNode]) -> None:
@@ -269,6 +291,8 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "gateway_kill": (gateway_kill, 4),
     "gateway_term": (gateway_term, 1),
     "gateway_stop": (gateway_stop, 1),
+    "gateway_stutter": (gateway_stutter, 0.5),
+    "gateway_files": (gateway_files, 0.5),
     "worker_kill": (worker_kill, 1),
     "worker_stop": (worker_stop, 1),
     "producer_kill": (producer_kill, 0.5),
@@ -304,7 +328,7 @@ USUAL = tuple(name for name in FAULTS if name not in _ALL_NEEDY)
 # Gateways die all the time, Redis and its power now and then: a name that comes again comes as much more often.
 KILLS = (*("gateway_kill",) * 6, *("redis_kill",) * 2, "power_cut", "worker_kill")
 # What needs no single Redis.
-_OF_PROCESSES = ("gateway_kill", "gateway_term", "gateway_stop", "worker_kill", "worker_stop", "producer_kill",
-                 "client_link", "repartition")  # fmt: skip
+_OF_PROCESSES = ("gateway_kill", "gateway_term", "gateway_stop", "gateway_files", "worker_kill", "worker_stop",
+                 "producer_kill", "client_link", "repartition")  # fmt: skip
 CLUSTER = (*_OF_PROCESSES, *NEED_CLUSTER)
 SETS: dict[str, tuple[str, ...]] = {"usual": USUAL, "kills": KILLS, "cluster": CLUSTER, "none": ()}

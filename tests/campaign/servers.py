@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -58,6 +59,12 @@ class Server:
         """Send it a signal, if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
+
+    def limit_files(self, most: int | None) -> None:
+        """Let it open so many files, or as many as it may (None), if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)[1]
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (hard if most is None else most, hard))
 
     def end(self, number: int = signal.SIGKILL, seconds: float = 60.0) -> None:
         """Send it a signal and wait until it is gone; -9 when it does not go."""
