@@ -188,6 +188,16 @@ async def test_a_pause_reaches_every_partition_also_one_that_a_worker_asked_for(
     assert (await gateway.get("/queues/demo")).json()["paused"] is True
 
 
+async def test_a_pause_that_a_worker_asks_of_a_gateway_that_knows_of_no_partitions_reaches_all(redis_url: str) -> None:
+    async with live_gateway(redis_url) as one, live_gateway(redis_url) as two:
+        await spread(one, 4)
+        for _ in range(12):
+            await one.enqueue()
+        (task,) = await one.poll()
+        await two.report(task, "fail", error={"message": "slow down"}, pause_queue_seconds=60)
+        assert [await one.poll(max=9) for _ in range(6)] == [[]] * 6
+
+
 async def test_limits_are_divided_and_never_passed(gateway: LiveGateway) -> None:
     await spread(gateway, 3, max_pending=10, max_processing=4)
     made = [await gateway.post("/tasks", {"job_type": "demo"}) for _ in range(14)]

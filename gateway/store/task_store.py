@@ -297,8 +297,8 @@ class TaskStore:
             *arq_format.failed_pairs(message, error),
         )
         reported: Reported = await self._submit("report", "fail", self.keys.of(queue), item)
-        if pause_ms and len(self.partitions.all_of(queue.whole)) > 1:
-            # Its script has paused its own partition; the others follow.
+        if pause_ms and len(await self.parts(queue.whole)) > 1:
+            # Its script has paused its own partition; the others follow. This gateway may not know of them yet.
             await self.configure(queue.whole, None, pause=b"+%d" % pause_ms)
         return reported
 
