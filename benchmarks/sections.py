@@ -35,3 +35,4 @@ class Section:
 GOALS = Section("goals", "python -m benchmarks.goals --write-docs")
 BENCH = Section("bench", "python -m benchmarks --write-docs")
 PEERS = Section("peers", "python -m benchmarks.peers --write-docs")
+PROFILE = Section("profile", "python -m benchmarks.profile --write-docs")

@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import document, goals, tables
+from benchmarks import document, goals, profile, tables
 from benchmarks.figures import Findings, Goal, Row, at_least
 from benchmarks.peers.contenders import GATEWAY
 from benchmarks.peers.samples import BATCHED
 from benchmarks.report import whole
-from benchmarks.sections import BENCH, GOALS, PEERS
+from benchmarks.sections import BENCH, GOALS, PEERS, PROFILE
 
 ROOT = Path(__file__).parents[1]
 ABOUT = {
@@ -181,7 +181,7 @@ def test_a_page_without_markers_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_page_of_the_project_has_every_marker_once() -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
-    for part in (GOALS, BENCH, PEERS):
+    for part in (GOALS, BENCH, PEERS, PROFILE):
         assert text.count(part.begin) == text.count(part.end) == 1
         assert text.index(part.begin) < text.index(part.end)
 
@@ -198,3 +198,28 @@ def test_goals_hold_at_their_bound() -> None:
     assert not Goal("at least", 0.8).reached_by(0.7999)
     assert Goal("at most", 5).reached_by(5.0)
     assert not Goal("at most", 5).reached_by(5.001)
+
+
+def test_a_sample_counts_for_the_innermost_part_of_the_gateway() -> None:
+    samples = """\
+run (asyncio/runners.py:118) 3
+run (asyncio/runners.py:118);run_asgi (uvicorn/protocols/http/httptools_impl.py:1);body (gateway/api/codec.py:2) 5
+run (asyncio/runners.py:118);_drain (gateway/store/batching.py:9);writelines (asyncio/streams.py:4) 7
+run (asyncio/runners.py:118);_commit (gateway/store/batching.py:9);loads (json/decoder.py:4) 1"""
+    parts = profile.parts_of(samples)
+    assert parts["routing, checking, handlers"] == 5
+    assert parts["calls to Redis: writing"] == 7
+    assert parts["calls to Redis: packing, reading, sharing"] == 1
+    assert sum(parts.values()) == 16
+    assert len(parts) == 4
+
+
+def test_the_profile_tells_shares_and_commands_a_task() -> None:
+    found = profile.Profile(
+        "POST", {"routing, checking, handlers": 30, "handing tasks to polls": 10}, {"evalsha": 2000, "zadd": 500},
+        {"evalsha": 10, "zadd": 200}, 100,
+    )  # fmt: skip
+    section = profile.section([found])
+    assert "| routing, checking, handlers | 75 % |" in section
+    assert "| **all scripts**, µs | 20 |" in section
+    assert "| `zadd` | 2.00 (5) |" in section
