@@ -254,7 +254,11 @@ class TaskManager:
         self.on_alarm(queue, at_ms)
 
     def spread(self, queue: Queue, partitions: list[Queue]) -> None:
-        """Let the polls that wait on a queue ask for all its partitions."""
+        """Let the polls that wait on a queue ask for all its partitions, and see that each of these is noted."""
+        unknown = {part for part in partitions if not self._registry.knows(part)}
+        if unknown:
+            # Whoever noted them may be gone by the time that a replica takes over without them.
+            self._spawn(self._register(unknown))
         bell = self._bells.get(queue)
         for poll in list(bell.waiting) if bell is not None else ():
             for part in partitions:

@@ -292,6 +292,23 @@ async def test_a_copy_of_the_settings_that_was_left_behind_is_brought_up_to_date
         assert await redis.hgetall(f"tg:{{default:demo/{number}}}:settings") == truth
 
 
+async def test_partitions_whose_names_redis_lost_are_noted_again_by_who_knows_of_them(
+    redis_url: str, redis: Redis
+) -> None:
+    """The gateway that spread the queue may have ended; sweeps and lists find a partition by its name only."""
+    async with live_gateway(redis_url) as one:
+        await spread(one, 3)
+    async with live_gateway(redis_url) as two:
+        await learn(two)
+
+        async def noted() -> bool:
+            return await redis.smembers("tg:{queues}") == {b"{default:demo%s}" % part for part in (b"", b"/1", b"/2")}
+
+        await redis.delete("tg:{queues}")
+        two.app.manager.resumed()
+        await wait_until(noted)
+
+
 async def test_leases_of_every_partition_lapse_and_delayed_tasks_of_every_one_come(
     clocked_gateway: LiveGateway, clock: Clock
 ) -> None:
