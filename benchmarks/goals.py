@@ -18,6 +18,7 @@ from benchmarks import document, report
 from benchmarks.document import Found
 from benchmarks.figures import Goal, at_least, at_most
 from benchmarks.http_server import ROOT
+from benchmarks.peers import document as peers_document
 from benchmarks.peers import samples
 from benchmarks.peers.contenders import GATEWAY, SERVERS
 from benchmarks.sections import GOALS
@@ -169,9 +170,10 @@ def _against_http_peers(theirs: Found) -> Iterator[list[str]]:
 
 
 def _newest(pattern: str) -> Path | None:
-    """The latest results file that is no quick run's."""
+    """The latest results file of a run that was neither quick nor of some parts only."""
     for path in sorted(_RESULTS.glob(pattern), reverse=True):
-        if json.loads(path.read_text())["settings"]["quick"] == "False":
+        settings = json.loads(path.read_text())["settings"]
+        if (settings["quick"], settings["names"]) == ("False", "[]"):
             return path
     return None
 
@@ -183,7 +185,11 @@ def main() -> int:
     )
     parser.add_argument("--bench", type=Path, metavar="JSON", help="of `python -m benchmarks` (the newest)")
     parser.add_argument("--peers", type=Path, metavar="JSON", help="of `python -m benchmarks.peers` (the newest)")
-    parser.add_argument("--write-docs", action="store_true", help="write the table into docs/performance.md")
+    parser.add_argument(
+        "--write-docs",
+        action="store_true",
+        help="write it into docs/performance.md, and both runs' tables and pictures",
+    )
     options = parser.parse_args()
     ours: Found = {"settings": {}, "benchmarks": {}}
     theirs: Found = {"settings": {}, "samples": [], "contenders": {}, "not_run": {}}
@@ -194,7 +200,12 @@ def main() -> int:
     table = section(ours, theirs)
     print(table)
     if options.write_docs:
-        GOALS.write(ROOT / "docs" / "performance.md", table)
+        docs = ROOT / "docs"
+        GOALS.write(docs / "performance.md", table)
+        if ours["benchmarks"]:
+            document.write(docs, ours)
+        if theirs["samples"]:
+            peers_document.write(docs, theirs)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The yardstick of batches: the three scripts of a task's life (enqueue, claim, complete) and nothing around them.
 
-Run as `python -m benchmarks.scripts SOCKET TASKS BATCH CALLERS`: prints JSON. The gateway's own store calls Redis over
-the same lanes as in the gateway, without HTTP, so that calls are encoded, shared and read alike.
+Run as `python -m benchmarks.scripts REDIS_URL TASKS BATCH CALLERS`: prints JSON. The gateway's own store calls Redis
+over the same lanes as in the gateway, without HTTP, so that calls are encoded, shared and read alike.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _QUEUE = Queue("default", "bench")
 _PAYLOAD = b'"' + b"x" * 98 + b'"'
 
 
-async def run(socket: str, tasks: int, batch: int, callers: int) -> dict[str, float]:
+async def run(url: str, tasks: int, batch: int, callers: int) -> dict[str, float]:
     """Enqueue so many tasks, then claim and complete them, by `callers` with one batch each under way.
 
     Returns the seconds of both, and the tasks completed.
     """
-    connections, keys = Connections(f"unix://{socket}"), Keys("tg")
+    connections, keys = Connections(url), Keys("tg")
     loaded = scripts.load(keys)
     lanes = {name: connections.lane(loaded, lambda verb, seconds, requests: None) for name in LANES}
     store = TaskStore(keys, lanes, secrets.token_hex(6), 10_000_000)
@@ -70,7 +70,7 @@ async def _timed(caller: Callable[[], Awaitable[None]], callers: int) -> float:
 
 
 if __name__ == "__main__":
-    _, socket_path, *numbers = sys.argv
+    _, redis_url, *numbers = sys.argv
     begun_cpu = time.process_time()
-    found = uvloop.run(run(socket_path, *(int(number) for number in numbers)))
+    found = uvloop.run(run(redis_url, *(int(number) for number in numbers)))
     print(json.dumps(found | {"cpu_seconds": time.process_time() - begun_cpu}))

@@ -90,7 +90,7 @@ def _raw(bench: Bench, round_number: int, tasks: int, batch: int) -> dict[str, A
         clock = CpuClock([redis.process])
         numbers = map(str, (tasks, batch, _CONNECTIONS[batch]))
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.scripts", str(redis.socket), *numbers],
+            [sys.executable, "-m", "benchmarks.scripts", redis.url, *numbers],
             cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         report: dict[str, Any] = json.loads(done.stdout)
