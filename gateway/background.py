@@ -92,6 +92,7 @@ class Sweeper:
             started = asyncio.get_running_loop().time()
             try:
                 queues = await self._registry.queues()
+                self._store.heard_noted(queues)
             except StoreUnavailable:
                 queues = []
             random.shuffle(queues)

@@ -309,6 +309,21 @@ async def test_partitions_whose_names_redis_lost_are_noted_again_by_who_knows_of
         await wait_until(noted)
 
 
+async def test_tasks_of_partitions_that_the_settings_lost_are_handed_out(gateway: LiveGateway, redis: Redis) -> None:
+    """An older gateway writes settings without them; a replica that takes over may lack the last change."""
+    await spread(gateway, 3)
+    await learn(gateway)
+    made = {(await gateway.enqueue())["id"] for _ in range(6)}
+    await redis.hdel("tg:{default:demo}:settings", "partitions", "spread")
+    taken: set[str] = set()
+
+    async def all_taken() -> bool:
+        taken.update(task["id"] for task in await drain(gateway))
+        return taken > made
+
+    await wait_until(all_taken)
+
+
 async def test_leases_of_every_partition_lapse_and_delayed_tasks_of_every_one_come(
     clocked_gateway: LiveGateway, clock: Clock
 ) -> None:

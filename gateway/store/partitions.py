@@ -39,6 +39,7 @@ class Partitions:
 
     def __init__(self) -> None:
         self._spread: dict[Queue, int] = {}
+        self._noted: dict[Queue, int] = {}
         self._turn: dict[Queue, int] = {}
 
     def knows(self, queue: Queue) -> bool:
@@ -47,18 +48,34 @@ class Partitions:
 
     def heard(self, queue: Queue, spread: int) -> bool:
         """Note how many partitions may hold tasks. Returns whether these are more than were known."""
-        known = self._spread.get(queue, 0)
-        if spread == known:
+        if spread == self._spread.get(queue, 0):
             return False
+        before = self._count(queue)
         if len(self._spread) >= _MOST_KNOWN:
             self._spread.clear()
             self._turn.clear()
         self._spread[queue] = spread
-        return spread > max(known, 1)
+        return self._count(queue) > before
+
+    def noted(self, every: Sequence[Queue]) -> list[Queue]:
+        """Hear what is noted of all queues: partitions that their settings may have forgotten, and yet hold tasks.
+
+        every: each partition that is noted. Returns the queues with more partitions than were known.
+        """
+        noted: dict[Queue, int] = {}
+        for part in every:
+            if part.partition:
+                noted[part.whole] = max(noted.get(part.whole, 1), part.partition + 1)
+        more = [queue for queue, spread in noted.items() if spread > self._count(queue)]
+        self._noted = noted
+        return more
+
+    def _count(self, queue: Queue) -> int:
+        return max(self._spread.get(queue, 1), self._noted.get(queue, 1))
 
     def all_of(self, queue: Queue) -> list[Queue]:
         """List the partitions that may hold tasks, in their order."""
-        spread = self._spread.get(queue, 1)
+        spread = self._count(queue)
         if spread == 1:
             return [queue]
         return [msgspec.structs.replace(queue, partition=number) for number in range(spread)]

@@ -96,6 +96,11 @@ class TaskStore:
         if not queue.partition and self.partitions.heard(queue, spread):
             self.listener.spread(queue, self.partitions.all_of(queue))
 
+    def heard_noted(self, every: Sequence[Queue]) -> None:
+        """Note which partitions ever were, as the registry lists them: none may be left alone with its tasks."""
+        for queue in self.partitions.noted(every):
+            self.listener.spread(queue, self.partitions.all_of(queue))
+
     def arq_id(self, queue: Queue, task_id: str) -> bytes:
         """Find arq's job id of a public id: any bytes, since one that was not made here need be no text.
 
