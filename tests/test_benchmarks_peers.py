@@ -25,6 +25,7 @@ def found() -> dict[str, Any]:
         for measure in ("enqueue", "enqueue_100", "process"):
             samples.append(about | {"measure": measure, "per_second": 1000.0 + place})
         shares = percentiles([1.0 + place, 2.0 + place, 30.0 + place])
+        samples[-1]["bytes_per_job"] = 600.0 + place
         samples.append(about | {"measure": "latency", "latency_ms": shares, "rate": 50.0})
         for concurrency in (1, 64):
             samples.append(about | {"measure": "scaling", "concurrency": concurrency, "per_second": 10.0 * concurrency})
@@ -49,7 +50,8 @@ def found() -> dict[str, Any]:
 def test_every_contender_is_in_the_tables_and_what_was_not_run_is_named(found: dict[str, Any]) -> None:
     section = document.section(found)
     for name in [GATEWAY, *NAMES]:
-        assert section.count(f"| {name} |") >= 4
+        assert section.count(f"| {name} |") >= 5
+    assert f"| {GATEWAY} | 600 |" in section.partition("### Redis memory of a waiting job")[2]
     assert "- Faktory: no running server was named" in section
 
 

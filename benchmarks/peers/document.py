@@ -46,6 +46,11 @@ def section(found: Found) -> str:
         "### CPU seconds per 1,000 jobs\n\nMedians. The gateway's client and worker are the load client, in Go.\n\n"
         + _cpu(found),
     ]
+    if memory := _memory(found):
+        parts.append(
+            "### Redis memory of a waiting job\n\nOf the queue that its worker was given; payloads of 100 bytes.\n\n"
+            + memory
+        )
     if any(sample["measure"] == "scaling" for sample in found["samples"]):
         parts.append(
             "### By the worker's concurrency\n\nProcessing, `appendfsync always`; connections of the gateway's worker, "
@@ -120,6 +125,16 @@ def _cpu(found: Found) -> str:
         rows.append([name, *cells])
     headings = [f"{measure}: {process}" for measure, processes in columns.items() for process in processes]
     return markdown(["contender", *headings], rows)
+
+
+def _memory(found: Found) -> str:
+    """The bytes of each whose Redis was ours; '' for a run that did not count them."""
+    rows = []
+    for name in samples.contenders(found):
+        weighed = [one["bytes_per_job"] for one in samples.of(found, name, "process") if "bytes_per_job" in one]
+        if weighed:
+            rows.append([name, spread(weighed)])
+    return markdown(["contender", "bytes"], rows) if rows else ""
 
 
 def _scaling(found: Found) -> str:

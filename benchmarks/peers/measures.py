@@ -138,8 +138,13 @@ def enqueue(stand: Stand, batch: int) -> Sample:
 
 
 def process(stand: Stand) -> Sample:
-    """One worker process on a filled queue. Counted are the jobs whose handler ran within the window."""
+    """One worker process on a filled queue. Counted are the jobs whose handler ran within the window.
+
+    bytes_per_job: Redis's memory of a waiting job, where its Redis is ours.
+    """
+    empty_bytes = stand.redis.used_memory_bytes() if stand.redis else 0
     stored = stand.fill(int(stand.contender.jobs_per_second * (stand.bench.seconds + stand.bench.warmup_seconds)))
+    memory = {"bytes_per_job": (stand.redis.used_memory_bytes() - empty_bytes) / stored} if stand.redis else {}
     with stand.worker() as (worker, record):
         record.wait_for(1, worker)
         time.sleep(stand.bench.warmup_seconds)
@@ -154,7 +159,7 @@ def process(stand: Stand) -> Sample:
     return {
         "per_second": len(ran) * 1e9 / (until - begun),
         "cpu_seconds_per_1000": per_thousand(cpu_seconds, len(ran)),
-    }
+    } | memory
 
 
 def latency(stand: Stand, processed_per_second: float) -> Sample:

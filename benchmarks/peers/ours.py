@@ -21,7 +21,7 @@ def enqueue(bench: Bench, durability: str, batch: int) -> Sample:
     """`POST /tasks`: 64 connections with one task each, or 8 with arrays of a hundred."""
     with private_redis(bench, durability) as redis, bench.gateway(redis) as gateway:
         flags = {"connections": CALLERS[batch], "batch": batch, "payload_bytes": PAYLOAD_BYTES}
-        bench.load.run("post", gateway.url, duration=f"{bench.warmup_seconds}s", **flags)
+        bench.load.warm_up("post", gateway.url, duration=f"{bench.warmup_seconds}s", **flags)
         clock = CpuClock([gateway.process, redis.process])
         report = bench.load.run("post", gateway.url, duration=f"{bench.seconds}s", **flags)
         cpu_seconds = clock.seconds() | {"client": report["cpu_seconds"]}
@@ -37,10 +37,12 @@ def process(bench: Bench, durability: str, batch: int, connections: int | None =
     """Complete with `next` on a filled queue: a request per task, or `/outcomes` with `batch` of them."""
     tasks = int(_TASKS_PER_SECOND[batch] * (bench.seconds + bench.warmup_seconds))
     with private_redis(bench, durability) as redis, bench.gateway(redis) as gateway:
+        empty_bytes = redis.used_memory_bytes()
         bench.fill(gateway.url, tasks, "bench")
+        bytes_per_job = (redis.used_memory_bytes() - empty_bytes) / tasks
         os.sync()  # as for the others
         flags = {"connections": connections or _CONNECTIONS[batch], "max": batch}
-        bench.load.run("work", gateway.url, duration=f"{bench.warmup_seconds}s", **flags)
+        bench.load.warm_up("work", gateway.url, duration=f"{bench.warmup_seconds}s", **flags)
         clock = CpuClock([gateway.process, redis.process])
         report = bench.load.run("work", gateway.url, duration=f"{bench.seconds}s", **flags)
         cpu_seconds = clock.seconds() | {"worker": report["cpu_seconds"]}
@@ -50,6 +52,7 @@ def process(bench: Bench, durability: str, batch: int, connections: int | None =
     return {
         "per_second": report["tasks_per_second"],
         "cpu_seconds_per_1000": per_thousand(cpu_seconds, report["tasks"]),
+        "bytes_per_job": bytes_per_job,
     }
 
 
