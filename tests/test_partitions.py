@@ -218,6 +218,20 @@ async def test_a_limit_below_the_number_of_partitions_is_refused(gateway: LiveGa
     assert (await gateway.client.patch("/queues/demo", json={limit: 3})).status_code == 400
 
 
+async def test_a_rate_too_low_for_the_partitions_is_refused(clocked_gateway: LiveGateway) -> None:
+    """Each gives out at least one task at once, and together they may give a tenth of the rate."""
+    gateway = clocked_gateway
+    reply = await gateway.client.put("/queues/demo", json={"partitions": 4, "rate_per_second": 39})
+    assert (reply.status_code, reply.json()["member"]) == (400, "rate_per_second")
+    await gateway.client.put("/queues/demo", json={"rate_per_second": 0.5})
+    assert (await gateway.client.patch("/queues/demo", json={"partitions": 2})).status_code == 400
+    await spread(gateway, 3, rate_per_second=30)
+    await learn(gateway)
+    for _ in range(12):
+        await gateway.enqueue()
+    assert len([task for _ in range(9) for task in await gateway.poll(max=10)]) == 3
+
+
 async def test_fewer_partitions_are_worked_off(gateway: LiveGateway) -> None:
     await spread(gateway, 5)
     await learn(gateway)

@@ -175,6 +175,10 @@ class QueueAdmin:
         for name, limit in limits.items():
             if limit is not None and limit < settings.partitions:
                 raise InvalidMember(name, "is less than the number of partitions; each of them needs a part of it")
+        rate = settings.rate_per_second
+        if rate is not None and settings.partitions > 1 and rate < 10 * settings.partitions:
+            # Each partition gives out at least one task at once: together no more than a tenth of the rate.
+            raise InvalidMember("rate_per_second", "is less than ten for each partition; they would pass it together")
         await self._registry.register(
             {queue, *(Queue(queue.tenant, queue.job_type, number) for number in range(1, settings.partitions))}
         )
