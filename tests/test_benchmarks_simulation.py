@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.simulation import sweeps
+from benchmarks.simulation import alarms, sweeps
 from benchmarks.simulation.clockwork import Clockwork
 from benchmarks.simulation.costs import DEFAULT_COSTS
 from benchmarks.simulation.findings import jain, percentile
@@ -72,18 +72,45 @@ def test_a_claim_registers_only_when_nothing_is_left() -> None:
     assert queue.wants[2][0] == 5
 
 
-def test_a_lapse_is_seen_later_with_more_queues_and_sooner_with_more_gateways() -> None:
+def test_a_lapse_that_nobody_noted_is_seen_later_with_more_queues_and_sooner_with_more_gateways() -> None:
     rng = random.Random(1)
-    few, many = sweeps.lateness_s(5, 1, rng, 300), sweeps.lateness_s(1000, 1, rng, 300)
+    few, many = sweeps.lateness_s(25, 1, rng, 300), sweeps.lateness_s(1000, 1, rng, 300)
     assert few[-1] <= 1.0
-    assert sum(many) / len(many) == pytest.approx(100, rel=0.3)
+    assert sum(many) / len(many) == pytest.approx(20, rel=0.3)
     assert sum(sweeps.lateness_s(1000, 10, rng, 300)) < sum(many) / 5
-    assert many[-1] <= 400
+    assert many[-1] <= 80
 
 
-def test_alarms_are_bounded_by_the_shortest_gap() -> None:
+def test_a_noted_lapse_waits_only_where_the_dead_gateway_had_taken_it() -> None:
     rng = random.Random(1)
-    assert sweeps.sweeps_per_second(3, 1000.0, 5.0, rng) == pytest.approx(3 * 50, rel=0.1)
+    alone, beside_many = sweeps.noted_lateness_s(1, rng), sweeps.noted_lateness_s(99, rng)
+    assert set(alone) == {0.0, alarms.AS_BUILT.left_s}
+    assert 0 < sum(map(bool, beside_many)) < sum(map(bool, alone)) / 10
+    assert max(sweeps.noted_lateness_s(1, rng, alarms.ONE_TAKER)) <= 0.75
+
+
+@pytest.mark.parametrize("rules", [alarms.AS_BUILT, alarms.ONE_TAKER])
+def test_alarms_are_met_on_time_and_no_oftener_than_the_shortest_gap(rules: alarms.Rules) -> None:
+    found = alarms.simulate(3, 1000.0, random.Random(1), rules, seconds=2.0)
+    assert 50 * 0.9 < found.sweeps < 3 * 55
+    assert found.late_s[-1] <= 0.021
+    assert len(found.late_s) > 1500
+
+
+def test_with_one_taker_sweeps_hardly_grow_with_gateways() -> None:
+    def sweeps_of(gateways: int, rules: alarms.Rules) -> float:
+        return alarms.simulate(gateways, 10.0, random.Random(1), rules, round_s=60.0, seconds=20.0).sweeps
+
+    assert sweeps_of(8, alarms.AS_BUILT) > 5 * sweeps_of(1, alarms.AS_BUILT)
+    assert sweeps_of(8, alarms.ONE_TAKER) < 1.5 * sweeps_of(1, alarms.ONE_TAKER)
+
+
+def test_a_queue_spread_over_partitions_loads_each_shard_less_and_gives_all_their_share() -> None:
+    whole, spread = simulate(SMALL), simulate(replace(SMALL, queues=4, shards=4, partitions=True))
+    assert spread.tasks == pytest.approx(whole.tasks, rel=0.1)
+    assert spread.redis_share < whole.redis_share / 2
+    assert spread.fairness > 0.95
+    assert spread.p99_ms < 20
 
 
 def test_fairness_and_percentiles() -> None:

@@ -18,6 +18,7 @@ import msgspec
 from benchmarks.redis_server import RedisServer
 from benchmarks.simulation.findings import Findings, jain, percentile
 from benchmarks.simulation.world import Setting
+from gateway.background import Sweeper
 from gateway.store import scripts
 from gateway.store.connect import Connections
 from gateway.store.keys import Keys
@@ -26,14 +27,14 @@ from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
 from gateway.tasks import Queue, TaskSpec
 
-_LANES = ("enqueue", "claim", "report", "chore", "read")
+_LANES = ("enqueue", "claim", "report", "chore", "limit", "read")
 _QUEUE = Queue("default", "demo")
 
 
 class RealGateway:
-    """A gateway's parts below HTTP. counts: script calls by verb."""
+    """A gateway's parts below HTTP. counts: script calls by verb; sweeps: whether it does the chore, too."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, sweeps: bool = False) -> None:
         self.counts: Counter[str] = Counter()
         self.tasks_given = 0
         self.connections = Connections(url)
@@ -46,6 +47,10 @@ class RealGateway:
         self.store.listener = self.manager
         self.wakeups = self.connections.wakeups(keys, name, self.manager)
         self.chores = [asyncio.create_task(self.wakeups.run()), asyncio.create_task(self.manager.run())]
+        if sweeps:
+            sweeper = Sweeper(self.store, self.registry)
+            self.manager.on_alarm = sweeper.alarm
+            self.chores.append(asyncio.create_task(sweeper.run()))
 
     def _observe(self, verb: str, seconds: float, requests: int) -> None:
         self.counts[verb] += 1

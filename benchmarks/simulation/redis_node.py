@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.simulation.gateway import Gateway
 
 REGISTRATION_S = 600.0
-Task = tuple[int, float]  # its number, and when its producer asked for it
+Task = tuple[int, float]  # its queue's number, and when its producer asked for it
 Call = tuple[Callable[..., tuple[float, Any]], tuple[Any, ...]]  # a script of RedisNode, and what it is given
 Answer = Callable[[list[Any]], None]
 

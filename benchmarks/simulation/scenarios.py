@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from benchmarks.simulation import sweeps
+from benchmarks.simulation import alarms, sweeps
 from benchmarks.simulation.findings import Findings
 from benchmarks.simulation.pictures import curves
 from benchmarks.simulation.world import Setting, simulate
@@ -32,7 +32,7 @@ def run(report: Report, tell: Progress, *, quick: bool = False) -> None:
     """Run everything, about three minutes; quick: small sizes, a few seconds."""
     gateways = (1, 4) if quick else _GATEWAYS
     base = Setting(seconds=1.0 if quick else 10.0, warm_s=2.0 if quick else 4.0)
-    for part in (_growth, _load, _losses, _bursts, _many_queues, _ceiling, _sweeps):
+    for part in (_growth, _load, _losses, _bursts, _many_queues, _ceiling, _partitions, _lapses, _alarms):
         tell(part.__name__.strip("_"))
         part(report, base, gateways)
 
@@ -128,18 +128,8 @@ def _ceiling(report: Report, base: Setting, gateways: tuple[int, ...]) -> None:
     rows: Table = [["gateways", "tasks a second", "claims a task"]]
     line: dict[float, float] = {}
     for number in gateways:
-        setting = replace(base, gateways=number, workers=max(2000 // number, 2), busy=0.0, warm_s=1.5, seconds=1.0)
-        low, high, claims = 1_000.0, 32_000.0, 0.0
-        while high / low > 1.06:
-            rate = (low * high) ** 0.5
-            found = simulate(replace(setting, tasks_per_second=rate, seconds=min(base.seconds / 10, 8000 / rate)))
-            # What is posted is also done, and soon: no line of tasks forms.
-            if found.p50_ms < 20 and found.redis_share < 0.99:
-                low, claims = rate, found.claims_per_task
-            else:
-                high = rate
-        line[number] = low
-        rows.append([f"{number:,}", f"{low:,.0f}", f"{claims:.2f}"])
+        line[number], claims = _most(replace(base, gateways=number))
+        rows.append([f"{number:,}", f"{line[number]:,.0f}", f"{claims:.2f}"])
     report.tables["The ceiling of one queue: tasks posted one by one, claimed and completed one by one"] = rows
     report.pictures["ceiling.svg"] = curves(
         "The most that one queue does, by how many gateways its load comes through",
@@ -149,31 +139,99 @@ def _ceiling(report: Report, base: Setting, gateways: tuple[int, ...]) -> None:
     )
 
 
-def _sweeps(report: Report, base: Setting, gateways: tuple[int, ...]) -> None:
-    rng = random.Random(base.seed)
-    rows: Table = [["queues", "gateways left", "median s", "p99 s", "worst s"]]
+def _most(base: Setting) -> tuple[float, float]:
+    """Find the most tasks a second that go through, and the claims for each."""
+    workers = max(2000 * base.shards // base.gateways, 2)
+    setting = replace(base, workers=workers, busy=0.0, warm_s=1.5, seconds=1.0)
+    low, high, claims = 1_000.0, 32_000.0 * base.shards, 0.0
+    while high / low > 1.06:
+        rate = (low * high) ** 0.5
+        found = simulate(replace(setting, tasks_per_second=rate, seconds=min(base.seconds / 10, 8000 / rate)))
+        # What is posted is also done, and soon: no line of tasks forms.
+        if found.p50_ms < 20 and found.redis_share < 0.99:
+            low, claims = rate, found.claims_per_task
+        else:
+            high = rate
+    return low, claims
+
+
+def _partitions(report: Report, base: Setting, gateways: tuple[int, ...]) -> None:
+    number = gateways[-3:][0]
+    rows: Table = [
+        ["partitions", "shards", "claims a task", "without rechecks", "rings a task", "p50 ms", "p99 ms", "fairness",
+         "of a shard's core", "idle"]
+    ]  # fmt: skip
+    spread = replace(base, gateways=number, partitions=True)
+    for partitions, shards in ((1, 1), (2, 2), (4, 4), (8, 8), (16, 8), (32, 8)):
+        found = simulate(replace(spread, queues=partitions, shards=shards))
+        idle = simulate(replace(spread, queues=partitions, shards=shards, tasks_per_second=0.0))
+        rows.append(
+            [f"{partitions}", f"{shards}", f"{found.claims_per_task:.2f}", f"{found.dispatch_claims_per_task:.2f}",
+             f"{found.rings_per_task:.2f}", f"{found.p50_ms:.2f}", f"{found.p99_ms:.1f}", f"{found.fairness:.3f}",
+             f"{found.redis_share:.1%}", f"{idle.redis_share:.1%}"]
+        )  # fmt: skip
+    title = f"{number:,} gateways, 1,000 tasks a second, workers busy half the time"
+    report.tables[f"A queue spread over partitions: {title}"] = rows
+    rows = [["gateways", "partitions", "shards", "tasks a second", "claims a task"]]
     lines: dict[str, dict[float, float]] = {}
+    for number in [number for number in gateways if number in (4, 10, 100)]:
+        line = lines[f"{number:,} gateways"] = {}
+        for partitions in (1, 2, 4, 8):
+            setting = replace(base, gateways=number, partitions=True, queues=partitions, shards=partitions)
+            line[partitions], claims = _most(setting)
+            rows.append([f"{number:,}", f"{partitions}", f"{partitions}", f"{line[partitions]:,.0f}", f"{claims:.2f}"])
+    report.tables["The ceiling of a queue spread over partitions, each on a shard of its own: one by one"] = rows
+    report.pictures["partitions.svg"] = curves(
+        "The most that one queue does, by its partitions, each on a shard of its own",
+        "partitions",
+        "tasks a second",
+        lines,
+    )
+
+
+def _lapses(report: Report, base: Setting, gateways: tuple[int, ...]) -> None:
+    rng = random.Random(base.seed)
+    rows: Table = [["gateways left", "queues", "met at once", "median s", "p99 s", "worst s"]]
+    queues = (25, 100, 1_000, 10_000)
+    late_s = sweeps.noted_lateness_s(1, rng)
+    lines: dict[str, dict[float, float]] = {"noted, any number left": dict.fromkeys(queues, late_s[-1])}
     for left in (1, 2, 10, 100):
-        line = lines[f"{left} gateway{'s' if left > 1 else ''} left"] = {}
-        for queues in (5, 100, 1_000, 10_000):
-            middle, late, worst = sweeps.shares(sweeps.lateness_s(queues, left, rng, 500 if left == 100 else 2000))
-            line[queues] = late
-            rows.append([f"{queues:,}", f"{left}", f"{middle:.2f}", f"{late:.2f}", f"{worst:.1f}"])
-    report.tables["A lease that lapses after the gateway died that knew of it, and its worker with it"] = rows
+        late_s = sweeps.noted_lateness_s(left, rng)
+        at_once = sum(not late for late in late_s) / len(late_s)
+        rows.append([f"{left}", "noted, any number", f"{at_once:.0%}", *(f"{it:.2f}" for it in sweeps.shares(late_s))])
+    for left in (1, 2, 10, 100):
+        line = lines[f"not noted, {left} left"] = {}
+        for known in queues:
+            middle, late, worst = sweeps.shares(sweeps.lateness_s(known, left, rng, 500 if left == 100 else 2000))
+            line[known] = late
+            rows.append([f"{left}", f"not noted, {known:,}", "", f"{middle:.2f}", f"{late:.2f}", f"{worst:.1f}"])
+    report.tables["A lease that lapses within a second after the death of its gateway and its worker"] = rows
     report.pictures["lapses.svg"] = curves(
-        "A lapsed lease that no living gateway has an alarm for: noticed after (p99)",
+        "A lapsed lease whose gateway died with its worker: noticed after (p99)",
         "known queues",
         "seconds",
         lines,
         logarithmic=True,
     )
-    rows = [["gateways", "due tasks a second", "sweeps a second", "of one Redis core"]]
-    for number in [number for number in gateways if number in (1, 4, 10, 100, 1000)]:
-        for due in (1.0, 10.0, 100.0):
-            rate = sweeps.sweeps_per_second(number, due, 20.0, rng)
-            share = rate * (base.costs.expire_s + base.costs.pipeline_s)
-            rows.append([f"{number:,}", f"{due:.0f}", f"{rate:,.0f}", f"{share:.0%}"])
-    report.tables["Alarms: every gateway sweeps a queue for each of its due tasks and ended retentions"] = rows
+
+
+def _alarms(report: Report, base: Setting, gateways: tuple[int, ...]) -> None:
+    rng = random.Random(base.seed)
+    rows: Table = [
+        ["gateways", "due tasks a second", "sweeps a second", "looks a second", "of one Redis core",
+         "sweeps, one taker", "looks", "of one Redis core"]
+    ]  # fmt: skip
+    costs = base.costs
+    for number in [number for number in gateways if number in (1, 2, 4, 10, 100, 1000)]:
+        for due in (0.2, 1.0, 10.0, 100.0):
+            row = [f"{number:,}", f"{due:g}"]
+            for rules in (alarms.AS_BUILT, alarms.ONE_TAKER):
+                found = alarms.simulate(number, due, rng, rules, seconds=5.0 if number == 1000 else 20.0)
+                share = found.sweeps * (costs.expire_s + costs.pipeline_s)
+                share += found.looks * (costs.look_s + costs.pipeline_s)
+                row += [f"{found.sweeps:,.0f}", f"{found.looks:,.0f}", f"{share:.0%}"]
+            rows.append(row)
+    report.tables["Alarms of one queue that all gateways know, as it is and with one taker of each"] = rows
 
 
 def _latencies(found: Findings) -> Iterator[str]:

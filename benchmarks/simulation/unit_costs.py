@@ -7,6 +7,7 @@ answering, and little of what else the machine does.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -64,6 +65,14 @@ async def _round(server: RedisServer, gateway: RealGateway, batch: int, calls: i
             lambda: store.claim(_QUEUE, [Claim("w", 1)], stays=True, others=9, waited_ms=0)
         )
         costs["sweep"] = await timed(lambda: store.expire(_QUEUE))
+        numbers = itertools.count()
+
+        def noted(most: int) -> dict[Queue, int]:
+            at_ms = store.now_ms() + 3_600_000
+            return {Queue("default", f"q{next(numbers) % 10_000}"): at_ms for _ in range(most)}
+
+        costs["look at the index"] = await timed(lambda: store.take_alarms({}, {}, 650, 700, 500))
+        costs["look and note one"] = await timed(lambda: store.take_alarms(noted(1), {}, 650, 700, 500))
         costs["pass a ring on"] = await timed(lambda: store.pass_ring_on(_QUEUE))
     return costs
 

@@ -22,9 +22,11 @@ class Setting:
     workers: of each gateway; few_have: that factor more of them at one gateway in ten. tasks_per_second: over all
     queues, Poisson, at gateways drawn at random, `burst` tasks at a time. busy: the share of time that a worker works;
     it rules how long a task takes. most: tasks per poll. queues, shards: queues are spread over as many Redis nodes.
-    polled: how many of the queues each poll names, drawn by worker. lost_rings: share of published rings. deaf: share,
-    rounded up, of gateways that stop in the middle without a word, their connections open; killed: that are gone, their
-    connections closed. Their workers go to other gateways after `away_s`. warm_s: not counted; seconds: counted.
+    polled: how many of the queues each poll names, drawn by worker. partitions: the queues are those of one that is
+    spread: each gateway deals its posts out in turn, each poll asks all of them, from any one on. lost_rings: share of
+    published rings. deaf: share, rounded up, of gateways that stop in the middle without a word, their connections
+    open; killed: that are gone, their connections closed. Their workers go to other gateways after `away_s`. warm_s:
+    not counted; seconds: counted.
     """
 
     gateways: int = 10
@@ -36,6 +38,7 @@ class Setting:
     most: int = 1
     queues: int = 1
     polled: int = 1
+    partitions: bool = False
     shards: int = 1
     lost_rings: float = 0.0
     deaf: float = 0.0
@@ -62,6 +65,7 @@ class World:
         self.gateways = [Gateway(number, self.clockwork, self.rng) for number in range(setting.gateways)]
         for node in self.nodes:
             node.gateways = {gateway.number: gateway for gateway in self.gateways}
+        self.turns = [self.rng.randrange(setting.queues) if setting.partitions else 0 for _ in self.gateways]
         self.latencies_ms: list[float] = []
         self.waits_ms: dict[int, list[float]] = defaultdict(list)
         self.counting = False
@@ -76,7 +80,7 @@ class World:
         setting, clockwork = self.setting, self.clockwork
         for gateway, workers in zip(self.gateways, self.workers_of, strict=True):
             for _ in range(workers):
-                queues = tuple(self.rng.sample(self.queues, setting.polled))
+                queues = self._drawn()
                 # Polls that began long ago end at different times.
                 first_wait_s = self.rng.random() * setting.wait_s
                 clockwork.after(self.rng.random(), self._poll, gateway, queues, first_wait_s)
@@ -130,14 +134,24 @@ class World:
         setting = self.setting
         self.clockwork.after(self.rng.expovariate(setting.tasks_per_second / setting.burst), self._post)
         gateway = self._living()
-        tasks: list[Task] = [(0, self.clockwork.now_s)] * setting.burst
-        gateway.enqueue(self.rng.choice(self.queues), tasks)
+        if setting.partitions:
+            turn = self.turns[gateway.number] = (self.turns[gateway.number] + 1) % setting.queues
+            queue = self.queues[turn]
+        else:
+            queue = self.rng.choice(self.queues)
+        gateway.enqueue(queue, [(queue.number, self.clockwork.now_s)] * setting.burst)
 
     # Workers
+
+    def _drawn(self) -> tuple[Queue, ...]:
+        return tuple(self.queues if self.setting.partitions else self.rng.sample(self.queues, self.setting.polled))
 
     def _poll(self, gateway: Gateway, queues: tuple[Queue, ...], wait_s: float) -> None:
         if gateway.number in self.dead:
             gateway = self._living()
+        if self.setting.partitions and len(queues) > 1:
+            first = self.rng.randrange(len(queues))
+            queues = queues[first:] + queues[:first]
 
         def done(tasks: list[Task]) -> None:
             if gateway.number in self.dead:
@@ -157,9 +171,9 @@ class World:
                 self.latencies_ms.append(wait_ms)
                 self.waits_ms[gateway.number].append(wait_ms)
         work_s = sum(self.rng.expovariate(1 / self.task_s) for _ in tasks) if self.task_s else 0.0
-        clockwork.after(work_s + 2 * http_s, self._report, gateway, queues)
+        clockwork.after(work_s + 2 * http_s, self._report, gateway, queues, self.queues[tasks[0][0]])
 
-    def _report(self, gateway: Gateway, queues: tuple[Queue, ...]) -> None:
+    def _report(self, gateway: Gateway, queues: tuple[Queue, ...], of: Queue) -> None:
         if gateway.number in self.dead:
             gateway = self._living()
 
@@ -167,7 +181,7 @@ class World:
             # With `next`, the poll begins where the report ends.
             self._poll(gateway, queues, self.setting.wait_s)
 
-        gateway.complete(queues[0], reported)
+        gateway.complete(of, reported)
 
     # Deaths
 
@@ -182,7 +196,7 @@ class World:
                 for node in self.nodes:
                     node.gateways.pop(gateway.number, None)
             for _ in range(self.workers_of[gateway.number]):
-                queues = tuple(self.rng.sample(self.queues, setting.polled))
+                queues = self._drawn()
                 self.clockwork.after(setting.away_s, self._poll, gateway, queues, setting.wait_s)
 
     def _living(self) -> Gateway:
