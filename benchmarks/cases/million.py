@@ -1,11 +1,15 @@
 """A million waiting tasks: what each takes of Redis's memory, what a claim costs beside queues of 100 to 100,000, and
-how long lists and counts take.
+how long lists and counts take, also of states that only a few of the oldest are in.
 
 Claims are only made, not completed: their time over HTTP on one connection, and the time that Redis counts for the
 script. Lists and counts are read on one connection, by an operator who looks at one page after the other.
 """
 
 from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
 
 from benchmarks.bench import Bench, interleaved
 from benchmarks.figures import Goal, Row, at_most, ratios
@@ -18,6 +22,7 @@ _LEAST_WEIGHED = 10_000  # of fewer, the connections' buffers would weigh as muc
 _CLAIMS = 1_000
 _SMALLEST_BATCH = 50
 _LEASE_SECONDS = 3_600  # nothing lapses meanwhile
+_FEW = 20
 _READ_SECONDS = 1.5
 _PAGE_MS = at_most(20)
 
@@ -30,6 +35,7 @@ def run(bench: Bench) -> list[Row]:
     script_us: dict[str, list[float]] = {str(depth): [] for depth in depths}
     read_ms: dict[str, list[float]] = {name: [] for name in _reads(most)}
     with bench.redis() as redis, bench.gateway(redis) as gateway:
+        _set_aside(gateway.url, _queue(most))
         memory_bytes = _fill(bench, gateway, redis, [depth for depth in depths if depth >= _LEAST_WEIGHED])
         for depth in depths[:-1]:
             bench.fill(gateway.url, depth, _queue(depth))
@@ -92,11 +98,31 @@ def _reads(most: int) -> dict[str, tuple[str, bool, Goal | None]]:
         "page of 50, page after page": (page, True, _PAGE_MS),
         "page of 50, pending ones": (f"{page}&status=pending", False, _PAGE_MS),
         "page of 50, of all queues": ("/tasks?limit=50", False, _PAGE_MS),
-        # The leased tasks are the oldest of all: each page looks at thousands that wait, and shows none.
-        "page of a filter that passes few": (f"{page}&status=processing", True, None),
+        # Those in the states below are the oldest of the queue: everything else is newer.
+        "page of 50, processing ones": (f"{page}&status=processing", True, _PAGE_MS),
+        "page of 50, scheduled ones": (f"{page}&status=scheduled", True, _PAGE_MS),
+        "page of 50, retrying ones": (f"{page}&status=retrying", True, _PAGE_MS),
+        "page of 50, processing ones of all queues": ("/tasks?limit=50&status=processing", True, _PAGE_MS),
         "count of the queue": (f"/queues/{_queue(most)}", False, _PAGE_MS),
         "counts of all queues": ("/queues", False, _PAGE_MS),
     }
+
+
+def _set_aside(url: str, job_type: str) -> None:
+    """Make a few tasks that are scheduled, and a few that wait for their second attempt; older than all others."""
+    few = [{"job_type": job_type}] * _FEW
+    _post(f"{url}/tasks", few)
+    body = {"worker_id": "bench", "task_type": [job_type], "max": _FEW, "wait": 0}
+    for task in _post(f"{url}/poll", body)["tasks"]:
+        report = {"lease_token": task["lease_token"], "error": "not yet", "retry_in_seconds": 2 * _LEASE_SECONDS}
+        _post(f"{url}/tasks/{task['id']}/fail", report)
+    _post(f"{url}/tasks", [task | {"delay_seconds": 2 * _LEASE_SECONDS} for task in few])
+
+
+def _post(url: str, body: object) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.loads(reply.read() or b"null")
 
 
 def _claims(
