@@ -10,10 +10,11 @@ from typing import Any
 from benchmarks import pictures, report
 from benchmarks.figures import Goal
 from benchmarks.sections import BENCH
-from benchmarks.tables import markdown, spread
+from benchmarks.tables import markdown, spread, without_folders
 
 Found = dict[str, Any]  # a results file
 
+_MOST_WORDS = 300  # characters of what went wrong; the raw figures have all of it
 _OWN = "tasks-gateway"
 _TITLES = {
     "post": "Enqueue, one task per request",
@@ -86,7 +87,7 @@ def section(found: Found) -> str:
             + markdown(["benchmark", "what", *_CPU_COLUMNS], cpu)
         )
     if troubles := [
-        f"- `{case}`: {' '.join(problem.split())[:300]}"
+        f"- `{case}`: {without_folders(problem)[:_MOST_WORDS]}"
         for case, findings in found["benchmarks"].items()
         for problem in findings["problems"]
     ]:

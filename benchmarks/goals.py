@@ -22,7 +22,7 @@ from benchmarks.peers import document as peers_document
 from benchmarks.peers import samples
 from benchmarks.peers.contenders import GATEWAY, SERVERS
 from benchmarks.sections import GOALS
-from benchmarks.tables import markdown, spread
+from benchmarks.tables import markdown, spread, without_folders
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _ON_REDIS = (SERVERS["lmstfy"].name, SERVERS["ocypod"].name)  # the peers that speak HTTP
@@ -159,7 +159,7 @@ def _against_http_peers(theirs: Found) -> Iterator[list[str]]:
     """Ahead of every HTTP peer on Redis: each of their figures against ours, greater or shorter times."""
     for peer in _ON_REDIS:
         if peer not in samples.contenders(theirs):
-            why = theirs["not_run"].get(peer, "not measured")
+            why = without_folders(theirs["not_run"].get(peer, "not in this run"))
             yield [f"ahead of {peer} on every row", "", f"not measured: {why}", ""]
             continue
         for words, measure in (("enqueue, one per call", "enqueue"), ("process, one per call", "process")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -20,6 +21,11 @@ def spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return spell(values[0])
     return f"{spell(statistics.median(values))} ({spell(min(values))} .. {spell(max(values))})"
+
+
+def without_folders(words: str) -> str:
+    """A message in one line with the folders of its absolute paths cut off: they are a machine's, not a reader's."""
+    return re.sub(r"(?<![\w/:.])/(?:[^\s/\"':;|]+/)+", "", " ".join(words.split()))
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:

@@ -193,6 +193,12 @@ def test_figures_have_few_digits(values: list[float], words: str) -> None:
     assert tables.spread(values) == words
 
 
+def test_messages_on_the_page_name_no_folders_of_the_machine() -> None:
+    words = 'failed in "/opt/some/where/gateway/app.py", line 3;\n all in /opt/some/results/gateway-1.log'
+    assert tables.without_folders(words) == 'failed in "app.py", line 3; all in gateway-1.log'
+    assert tables.without_folders("GET http://127.0.0.1:80/tasks/x 1/2") == "GET http://127.0.0.1:80/tasks/x 1/2"
+
+
 def test_goals_hold_at_their_bound() -> None:
     assert Goal("at least", 0.8).reached_by(0.8)
     assert not Goal("at least", 0.8).reached_by(0.7999)

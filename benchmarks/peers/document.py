@@ -11,7 +11,7 @@ from benchmarks.peers.contenders import GATEWAY
 from benchmarks.peers.rounds import CONCURRENCIES, SCALED
 from benchmarks.peers.samples import Found
 from benchmarks.sections import PEERS
-from benchmarks.tables import markdown, spell, spread
+from benchmarks.tables import markdown, spell, spread, without_folders
 
 _MEASURES = {"enqueue": "enqueue, one per call", "enqueue_100": "enqueue, 100 per call", "process": "process"}
 _SHARES = ("p50", "p90", "p99", "max")
@@ -84,9 +84,13 @@ def _about(found: Found) -> str:
         markdown(["contender", "versions", "runtime", "its worker"], rows, "---"),
     ]
     if found["not_run"]:
-        lines += ["", "Not run:", *(f"- {name}: {why}" for name, why in found["not_run"].items())]
+        lines += ["", "Not run:", *(f"- {name}: {without_folders(why)}" for name, why in found["not_run"].items())]
     if found["problems"]:
-        lines += ["", "Failed meanwhile:", *(f"- {problem.splitlines()[0]}" for problem in found["problems"])]
+        lines += [
+            "",
+            "Failed meanwhile:",
+            *(f"- {without_folders(problem.splitlines()[0])}" for problem in found["problems"]),
+        ]
     return "\n".join(lines)
 
 
