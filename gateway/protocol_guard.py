@@ -20,6 +20,7 @@ import logging
 from collections.abc import MutableMapping
 from http import HTTPStatus
 from typing import Any, ClassVar, NoReturn
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -28,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.connection import Connection, Limits, Problem, problem_body
+from gateway.exchange import Exchange
 from gateway.reply_writer import ReplyWriter
 
 LINGER_SECONDS = 2.0
@@ -49,6 +51,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     limits: ClassVar[Limits] = Limits()
     problem: ClassVar[staticmethod[[int, str, str], bytes]] = staticmethod(problem_body)
+
+    cycle: Exchange  # the last one parsed
 
     # Beyond 30 attributes an instance dictionary is no longer shared: 2 KiB for each open poll.
     # fmt: off
@@ -174,7 +178,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(501, "method_not_supported", "This is no proxy: CONNECT is not supported.")
             self._replay = self._head_without_upgrade(version)
             return
-        super().on_headers_complete()
+        self._begin(version)
         self._in_head = False
         if not self.pipeline:
             self._running = self.cycle
@@ -185,8 +189,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse_body()
         cycle = self.cycle
         if not cycle.response_complete:
-            cycle.body += body
-            if len(cycle.body) > HIGH_WATER_LIMIT:
+            if cycle.add(body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
             cycle.message_event.set()
 
@@ -198,6 +201,29 @@ class GuardedProtocol(HttpToolsProtocol):
         if not cycle.response_complete:
             cycle.more_body = False
             cycle.message_event.set()
+
+    def _begin(self, version: str) -> None:
+        """Hand a request whose head is complete to the application, or queue it behind the one before."""
+        scope, parser = self.scope, self.parser
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = cycle = Exchange(
+            scope, self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
+            access_log=self.access_log, keep_alive=version == "1.1" and parser.should_keep_alive(),
+            expect_100_continue=self.expect_100_continue,
+        )  # fmt: skip
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     # The application's side
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 Header = tuple[bytes, bytes]
-_CLOSE = b"connection: close\r\n"
+_CLOSE = b"connection: close"
+_END = (b"", b"")
+_BREAKS = b"\r\n\0"
 # Copying a larger body into one piece costs more than a second write does.
 _MOST_BYTES = 64 * 1024
 
@@ -39,16 +41,17 @@ class ReplyWriter:
         if cycle.default_headers is not self._own:
             self._own = cycle.default_headers
             self._spelled = _spell(self._own)
-        head = STATUS_LINE[status] + self._spelled + _spell(headers)
+        lines = [b": ".join(header) for header in headers]
         if not cycle.keep_alive:
-            head += _CLOSE
-        # No value may break its line: what stands in some comes from requests.
-        lines = 1 + len(self._own) + len(headers) + (not cycle.keep_alive)
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            lines.append(_CLOSE)
+        lines += _END
+        head = STATUS_LINE[status] + self._spelled + b"\r\n".join(lines)
+        # No value may break its line: what stands in some comes from requests. Two bytes break each line that is ours.
+        if len(head) - len(head.translate(None, _BREAKS)) != 2 * (len(self._own) + len(lines)):
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        cycle.transport.write(b"".join((head, b"\r\n", body)))
+        cycle.transport.write(head + body)
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()

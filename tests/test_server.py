@@ -303,6 +303,27 @@ async def test_a_body_at_the_limit_comes_back_whole() -> None:
         assert (await running.ask(post("/echo", body))).body == body
 
 
+async def test_a_body_in_many_pieces_comes_back_whole() -> None:
+    async with site() as running:
+        client = await running.connect()
+        client.send(f"POST /echo HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n3\r\ndef\r\n")
+        await client.writer.drain()
+        client.send("1\r\ng\r\n0\r\n\r\n")
+        assert (await client.reply()).body == b"abcdefg"
+        # Nothing of one request's body stays for the next.
+        client.send(post("/echo", b"") + post("/echo", b"h"))
+        assert [(await client.reply()).body for _ in range(2)] == [b"", b"h"]
+
+
+async def test_a_body_that_was_read_is_not_read_again() -> None:
+    async with site() as running:
+        client = await running.connect()
+        client.send(post("/listen", b"abc"))
+        await wait_until(lambda: running.app.requests)
+        client.writer.close()
+        await wait_until(lambda: running.app.disconnects == 1)
+
+
 async def test_100_continue_is_sent_when_the_body_is_wanted() -> None:
     async with site() as running:
         client = await running.connect()
