@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check lint types bench bench-peers campaign failover fuzz soak model clean
+.PHONY: run test check lint types bench bench-peers bench-docs profile campaign campaign-cluster failover fuzz soak model clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,8 +37,14 @@ check: lint types test  ## ruff, mypy --strict and the tests
 bench: $(VENV)/.dev  ## the benchmarks, on this machine, into benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-bench-peers: $(VENV)/.dev  ## the gateway beside other queues (Node and Go for theirs), into docs/performance.md
+bench-peers: $(VENV)/.dev  ## the gateway beside other queues (Node and Go for theirs)
 	$(BIN)/python -m benchmarks.peers
+
+bench-docs: $(VENV)/.dev  ## the newest runs' goals, tables and pictures, into docs/performance.md
+	$(BIN)/python -m benchmarks.goals --write-docs
+
+profile: $(VENV)/.dev  ## where the gateway and Redis spend a task's time (needs py-spy)
+	$(BIN)/python -m benchmarks.profile
 
 campaign: $(VENV)/.dev  ## faults under load, and a checker of what came of it (SECONDS=600, SEED=1)
 	$(BIN)/python -m tests.campaign --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
@@ -49,6 +55,9 @@ failover: $(VENV)/.dev  ## Sentinel failovers and split brains under load (needs
 fuzz: $(VENV)/.dev  ## the API by its document, then every reader of others' bytes, ten minutes each
 	$(BIN)/python -m tests.fuzz schema --minutes $(or $(MINUTES),10)
 	$(BIN)/python -m tests.fuzz decoders --minutes $(or $(MINUTES),10)
+
+campaign-cluster: $(VENV)/.dev  ## the same over a Redis Cluster (SECONDS=180, SEED=1)
+	$(BIN)/python -m tests.campaign --cluster --seconds $(or $(SECONDS),180) --seed $(or $(SEED),1)
 
 soak: $(VENV)/.dev  ## mixed load for an hour, and what grew (MINUTES=60)
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60)
