@@ -338,6 +338,22 @@ async def test_tasks_of_partitions_that_the_settings_lost_are_handed_out(gateway
     await wait_until(all_taken)
 
 
+@pytest.mark.parametrize("ahead", [1, 7])
+async def test_a_copy_of_settings_that_the_first_partition_lost_gives_way(
+    gateway: LiveGateway, redis: Redis, ahead: int
+) -> None:
+    """In a cluster a replica takes over that lacks the last change, and the other shards have their copies of it."""
+    version = (await spread(gateway, 3))["version"]
+    await learn(gateway)
+    await redis.hset("tg:{default:demo/1}:settings", mapping={"version": version + ahead, "max_pending": 3})
+    changed = await spread(gateway, 3, max_processing=5) if ahead == 1 else {"version": version + ahead + 1}
+    for _ in range(6):
+        await gateway.enqueue()
+    truth = await redis.hgetall("tg:{default:demo}:settings")
+    assert int(truth[b"version"]) == changed["version"]
+    assert await redis.hgetall("tg:{default:demo/1}:settings") == truth
+
+
 async def test_leases_of_every_partition_lapse_and_delayed_tasks_of_every_one_come(
     clocked_gateway: LiveGateway, clock: Clock
 ) -> None:

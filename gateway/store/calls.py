@@ -71,7 +71,14 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 class StaleSettings(Exception):
-    """The queue's settings changed since this process read them. Nothing was done; read them and try again."""
+    """The queue's settings changed since this process read them. Nothing was done; read them and try again.
+
+    version: of what stands there (0: not told).
+    """
+
+    def __init__(self, version: int = 0) -> None:
+        super().__init__(version)
+        self.version = version
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -450,7 +450,14 @@ class TaskStore:
     async def _copy_settings(self, part: Queue, settings: QueueSettings) -> None:
         """Bring a further partition's settings up to those of its queue."""
         item = (part, b"=%d" % settings.version, settings.paused_until_ms, write_settings(settings))
-        await self._submit("report", "configure", self.keys.of(part), item)
+        try:
+            await self._submit("report", "configure", self.keys.of(part), item)
+        except StaleSettings as stale:
+            # Another change overtook this one; or a replica took over that lacks the change that this has a copy of.
+            if (await self.settings(part.whole)).version < stale.version:
+                above = (part.whole, b">%d" % stale.version, b"", None)
+                await self._submit("report", "configure", self.keys.of(part.whole), above)
+                await self._copy_settings(part, await self.settings(part.whole))
 
     async def configure(
         self, queue: Queue, settings: QueueSettings | None, *, version: int | None = None, pause: Argument = b""

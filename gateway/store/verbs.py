@@ -425,7 +425,7 @@ class _Configure(ScriptCall):
     def outcomes(self, reply: list[Any], items: list[Any]) -> Sequence[Any]:
         queue = items[0][0]
         if reply[0] == b"changed":
-            return [StaleSettings()]
+            return [StaleSettings(reply[3])]
         self.hear(reply, queue, reply[2])
         if reply[4]:
             self.store.listener.alarm(queue, reply[4])

@@ -1,17 +1,19 @@
 -- Change what an operator set for a queue; what was held back or waited for it is looked at anew.
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
 -- ARGV: now, gateway, version that the change was made for ('' any; '=n' for a partition: these are the queue's settings
---       of version n, with all that they hold; nothing to do if it has them or newer ones), pause until (unix ms, '' as it is, '+ms' from now
---       and no shorter than it is), count of fields to replace all others with ('' none is touched), then name, value ...
+--       of version n, with all that they hold; not if it has newer ones; '>n': the version is to be above n), pause until
+--       (unix ms, '' as it is, '+ms' from now and no shorter than it is), count of fields to replace all others with
+--       ('' none is touched), then name, value ...
 -- Returns: 'ok', now, tasks for this gateway to claim, new version, paused until (unix ms), tasks still held back; or
 --          'changed', now, 0, version
 local now, gateway, version, pause, total = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local before = settings()
-local copied = string.sub(version, 1, 1) == '=' and tonumber(string.sub(version, 2))
-if copied and before.version >= copied then return { 'ok', now, 0, before.version, before.paused_until_ms, 0 } end
-if not copied and version ~= '' and tonumber(version) ~= before.version then
+local sign, number = string.sub(version, 1, 1), tonumber(string.sub(version, 2))
+local copied, above = sign == '=' and number, sign == '>' and number
+if copied and before.version > copied or not copied and not above and version ~= '' and tonumber(version) ~= before.version then
   return { 'changed', now, 0, before.version }
 end
+local fresh = copied or math.max(before.version, above or 0) + 1
 allow_when_full()
 local paused_until = before.paused_until_ms
 if string.sub(pause, 1, 1) == '+' then
@@ -23,7 +25,7 @@ if total ~= '' then
   redis.call('DEL', SETTINGS)
   for i = 6, 5 + 2 * tonumber(total), 2 do redis.call('HSET', SETTINGS, ARGV[i], ARGV[i + 1]) end
 end
-redis.call('HSET', SETTINGS, 'version', copied or before.version + 1)
+redis.call('HSET', SETTINGS, 'version', fresh)
 if paused_until > now then
   redis.call('HSET', SETTINGS, 'paused_until_ms', string.format('%.0f', paused_until))
 else
@@ -51,4 +53,4 @@ if total ~= '' and left > 0 then
 end
 local mine = ring(now, ready_count(), gateway)
 settle(now)
-return { 'ok', now, mine, copied or before.version + 1, paused_until > now and paused_until or 0, left }
+return { 'ok', now, mine, fresh, paused_until > now and paused_until or 0, left }
