@@ -21,6 +21,7 @@ from benchmarks.cases import (
     processes,
     recovery,
     secured,
+    servers,
     start,
     tenants,
 )
@@ -40,6 +41,7 @@ CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "recovery": recovery.run,
     "hold": hold.run,
     "idle": idle.run,
+    "servers": servers.run,
     "start": start.run,
     "secured": secured.run,
     "neighbours": neighbours.run,
