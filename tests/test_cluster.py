@@ -149,6 +149,32 @@ async def test_an_open_poll_is_rung_through_another_gateway(gateway: LiveGateway
             assert time.monotonic() - started < 2
 
 
+async def test_a_full_shard_does_not_hide_what_the_partitions_of_another_took(
+    gateway: LiveGateway, cluster: ClusterSet
+) -> None:
+    await gateway.client.put("/queues/demo", json={"partitions": 3})
+    await gateway.enqueue()
+    full = {cluster.owner(key_slot(f"{{default:demo/{number}}}".encode())).port for number in (1, 2)}
+    full.discard(cluster.owner(SLOT).port)
+    assert full
+    nodes = [node for node in cluster.nodes if node.port in full]
+    for node in nodes:
+        node.redis.config_set("maxmemory", "1mb")
+    try:
+        codes = []
+        for number in range(3):
+            batch = [{"job_type": "demo", "unique_key": f"k{number}"}, {"job_type": "demo"}]
+            reply = await gateway.post("/tasks", batch)
+            assert reply.status_code in (200, 201)
+            codes += [one["error"]["code"] for one in reply.json().get("results", ()) if one["status"] == 503]
+            assert reply.status_code == 201 or reply.json()["results"][0]["status"] == 201
+        assert codes
+        assert set(codes) == {"store_full"}
+    finally:
+        for node in nodes:
+            node.redis.config_set("maxmemory", "0")
+
+
 def receivers(cluster: ClusterSet, job_type: str) -> bool:
     """Whether a gateway listens on this queue's channel at the queue's node."""
     tag = f"{{default:{job_type}}}"

@@ -16,6 +16,7 @@ from gateway.errors import (
     QueueFull,
     Refusal,
     SettingsChanged,
+    StoreFull,
     StoreUnavailable,
     TaskChanged,
     TaskNotFound,
@@ -146,11 +147,19 @@ class TaskStore:
             part = self._part(queue, first)
             outcomes = await self._enqueue_anew(part, specs, atomic, [place.ulid for place in places])
         else:
-            outcomes = [TaskNotFound("")] * len(specs)
-            for number in sorted({place.partition for place in places}):
+            outcomes, numbers = [TaskNotFound("")] * len(specs), sorted({place.partition for place in places})
+            for number in numbers:
                 mine = [i for i, place in enumerate(places) if place.partition == number]
-                part = self._part(queue, number)
-                done = await self._enqueue_anew(part, [specs[i] for i in mine], atomic, [places[i].ulid for i in mine])
+                part, done = self._part(queue, number), list[Task | Held | Refusal]()
+                try:
+                    done += await self._enqueue_anew(
+                        part, [specs[i] for i in mine], atomic, [places[i].ulid for i in mine]
+                    )
+                except (StoreFull, SettingsChanged) as refusal:
+                    if number == numbers[0]:
+                        raise
+                    # What the partitions before took stands.
+                    done += [refusal] * len(mine)
                 for i, outcome in zip(mine, done, strict=True):
                     outcomes[i] = outcome
         if not names:
@@ -176,7 +185,10 @@ class TaskStore:
                 return
             partitions = self._settings.get(queue, NO_SETTINGS).partitions
             part = self._part(queue, (places[left[0]].partition + step) % partitions)
-            done = await self._enqueue_anew(part, [specs[i] for i in left], atomic, [places[i].ulid for i in left])
+            try:
+                done = await self._enqueue_anew(part, [specs[i] for i in left], atomic, [places[i].ulid for i in left])
+            except (StoreFull, SettingsChanged):
+                continue
             for i, outcome in zip(left, done, strict=True):
                 outcomes[i] = outcome
 
@@ -244,7 +256,8 @@ class TaskStore:
         claimed: Claimed = await self._submit(
             "claim", "claim", self.keys.of(queue), (queue, claims, stays, others, waited_ms)
         )
-        await asyncio.gather(*(self._end_corrupt(queue, leased, reason) for leased, reason in claimed.corrupt))
+        if claimed.corrupt:
+            await asyncio.gather(*(self._end_corrupt(queue, leased, reason) for leased, reason in claimed.corrupt))
         return claimed
 
     async def heartbeat(
