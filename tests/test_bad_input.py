@@ -26,7 +26,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATIENCE_SECONDS = 20.0
 # Notes of when a worker was last seen, written behind the polls that set the scene.
-VOLATILE = (b"tg:{workers:default}:seen", b"tg:{workers:default}:facts")
+# Notes of workers seen and of sweeps to come: what a gateway writes on its own, whatever it is sent.
+VOLATILE = (b"tg:{workers:default}:seen", b"tg:{workers:default}:facts", b"tg:{alarms}:next")
 CASES = cases()
 
 

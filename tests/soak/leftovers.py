@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 # One key each, however many tasks there were.
 _NAMED = re.compile(
-    r"tg:\{(queues|schema|workers:[^{}]*)\}(:\w+)?"  # queues, the version, who polled in the last week
+    r"tg:\{(queues|schema|alarms|workers:[^{}]*)\}(:\w+)?"  # queues, the version, who polled in the last week
     r"|tg:\{[^{}]*:[^{}]*\}:(totals|seq|settings|pace|waiting|wants)"  # of a queue; the last three expire or are few
 )
 
