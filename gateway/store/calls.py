@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from typing import Protocol
 
@@ -9,15 +10,27 @@ import msgspec
 
 from gateway.tasks import LeasedTask, Queue, Status
 
+_SEEDS_AT_ONCE = 128
+_SEED_BYTES, _STRIDE_CHARS, _SEED_CHARS = 18, 24, 22
+_seeds: list[str] = []
+
+
+def _seed() -> str:
+    """Make 132 random bits as text. A system call for each would cost ten times as much."""
+    if not _seeds:
+        text = base64.urlsafe_b64encode(secrets.token_bytes(_SEED_BYTES * _SEEDS_AT_ONCE)).decode()
+        _seeds.extend(text[at : at + _SEED_CHARS] for at in range(0, len(text), _STRIDE_CHARS))
+    return _seeds.pop()
+
 
 class Claim(msgspec.Struct, frozen=True):
-    """What one poll asks of one queue. lease_ms 0: each task's own. Its tokens start with `seed`, 128 random bits."""
+    """What one poll asks of one queue. lease_ms 0: each task's own. Its tokens start with `seed`, 132 random bits."""
 
     worker_id: str
     max: int
     lease_ms: int = 0
     poll_id: str = ""
-    seed: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(16))
+    seed: str = msgspec.field(default_factory=_seed)
 
 
 class Claimed(msgspec.Struct, frozen=True):
