@@ -243,6 +243,25 @@ async def test_fewer_partitions_are_worked_off(gateway: LiveGateway) -> None:
     assert len(taken) == 19
 
 
+@pytest.mark.parametrize(("limit", "most"), [({"max_processing": 6}, 6), ({"rate_per_second": 60}, 6)])
+async def test_limits_hold_while_fewer_partitions_are_worked_off(
+    clocked_gateway: LiveGateway, limit: dict[str, int], most: int
+) -> None:
+    gateway = clocked_gateway
+    await spread(gateway, 4)
+    await learn(gateway)
+    for _ in range(39):
+        await gateway.enqueue()
+    for partitions in (2, 1):
+        await spread(gateway, partitions, **limit)
+        taken = [task for _ in range(16) for task in await gateway.poll(max=10)]
+        assert len(taken) == most
+        assert {partition_of(task) for task in taken} == {0, 1, 2, 3}
+        for task in taken:
+            await gateway.report(task, "release")
+        await gateway.client.patch("/queues/demo", json={"rate_per_second": None})
+
+
 async def test_what_waited_before_is_not_moved(gateway: LiveGateway) -> None:
     before = [(await gateway.enqueue())["id"] for _ in range(5)]
     await spread(gateway, 4)

@@ -92,11 +92,19 @@ local function settings()
     known_settings = { version = tonumber(found[1]) or 0, max_pending = tonumber(found[2]), max_processing = tonumber(found[3]),
       rate_per_second = tonumber(found[4]), max_processing_per_key = tonumber(found[5]) or RUNNING_OF_A_KEY,
       paused_until_ms = tonumber(found[6]) or 0, partitions = tonumber(found[7]) or 1, spread = tonumber(found[8]) or 1 }
-    local partitions = known_settings.partitions
-    if partitions > 1 then
+    local partitions, spread = known_settings.partitions, known_settings.spread
+    if partitions > 1 or spread > 1 then
       local processing, rate = known_settings.max_processing, known_settings.rate_per_second
-      known_settings.max_processing = processing and math.max(part_of(processing, partitions), 1)
-      known_settings.rate_per_second = rate and rate / partitions
+      -- From before there were fewer: each is worked off by the least that it needs, which the others go without.
+      local older = math.max(spread - partitions, 0)
+      local least = rate and math.min(1 / PACE_BURST_SECONDS, rate / (partitions + older))
+      if PARTITION >= partitions then
+        processing, rate = processing and 1, least
+      else
+        processing = processing and math.max(part_of(math.max(processing - older, 0), partitions), 1)
+        rate = rate and (rate - older * least) / partitions
+      end
+      known_settings.max_processing, known_settings.rate_per_second = processing, rate
     end
     known_settings.governed = known_settings.max_processing or known_settings.rate_per_second
       or known_settings.paused_until_ms > 0
