@@ -174,7 +174,7 @@ def _partitions(report: Report, base: Setting, gateways: tuple[int, ...]) -> Non
     report.tables[f"A queue spread over partitions: {title}"] = rows
     rows = [["gateways", "partitions", "shards", "tasks a second", "claims a task"]]
     lines: dict[str, dict[float, float]] = {}
-    for number in [number for number in gateways if number in (4, 10, 100)]:
+    for number in [number for number in gateways if number in (10, 100)]:
         line = lines[f"{number:,} gateways"] = {}
         for partitions in (1, 2, 4, 8):
             setting = replace(base, gateways=number, partitions=True, queues=partitions, shards=partitions)
