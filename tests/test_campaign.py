@@ -12,8 +12,8 @@ from tests.campaign import campaign, mutants
 from tests.campaign.arena import Size
 from tests.campaign.checker import check
 from tests.campaign.contents import Contents, Stored
-from tests.campaign.history import Operation
-from tests.campaign.producers import KEYED_QUEUE, LIMITED_QUEUE, RATED_QUEUE
+from tests.campaign.history import Fault, Operation
+from tests.campaign.producers import KEYED_QUEUE, LIMITED_QUEUE, PARTITIONED_QUEUE, RATED_QUEUE
 
 _ROOT = Path(__file__).parents[1]
 _TASK = "order~1"
@@ -24,6 +24,7 @@ class Story:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
+        self.faults: list[Fault] = []
         self.left = [Stored(_TASK, "order", "completed", "p1", 1, 2, 100.0, 120.0, "done by t1")]
         self.keys: dict[str, tuple[str, int]] = {"arq:result:{default:order}1": ("string", 99_000)}
 
@@ -58,7 +59,7 @@ class Story:
     def kinds(self, queue_size: int = 100) -> set[str]:
         """What the checker finds broken."""
         contents = Contents({one.id: one for one in self.left}, [], self.keys, {}, {})
-        verdict = check(self.operations, [], contents, gateways=1, queue_size=queue_size)
+        verdict = check(self.operations, self.faults, contents, gateways=1, queue_size=queue_size)
         return {violation.kind for violation in verdict.violations}
 
 
@@ -190,6 +191,13 @@ def test_a_bound_that_is_overshot_and_a_bare_500_are_told() -> None:
     assert "unexpected 5xx" in story.add("poll", 8, 9, 500, {"task_type": []}, {"code": "internal"}).kinds()
     story.add("poll", 8, 9, 503, {"task_type": []}, {"code": "store_unavailable"})
     assert "503 without Retry-After" in story.kinds()
+
+
+@pytest.mark.parametrize(("queue", "told"), [("order", True), (PARTITIONED_QUEUE, False)])
+def test_a_bound_that_is_overshot_is_not_told_of_a_queue_whose_partitions_changed(queue: str, told: bool) -> None:
+    story = Story().enqueue(0, 1, job_type=queue).enqueue(2, 3, payload="p2", job_type=queue)
+    story.poll(4, 5).poll(6, 7, "t2", payload="p2").faults.append(Fault("repartition", queue, 100.5, 100.6))
+    assert ("queue bound overshot" in story.kinds(queue_size=1)) == told
 
 
 def _two(**asked: Any) -> Story:

@@ -29,4 +29,5 @@ KEPT = (
     Kept(702, "usual", "a refused repetition freed the key of a try that was still on its way, and was stored"),
     Kept(702, "usual", "store_full for a task that was stored, when the gateway's own repetition met a full Redis"),
     Kept(810, "cluster", "an Idempotency-Key noted by a primary that was replaced, and vouched for by its heir", True),
+    Kept(821, "cluster", "a queue's bound overshot while partitions from before were worked off; not promised", True),
 )
