@@ -191,21 +191,24 @@ def test_a_full_queue_takes_no_task_back_from_any_state(make_bench: Callable[...
     _walk(make_bench(), "retry", limit=5)
 
 
-# (verb of the script that is broken, or "" for what all share; what stands there; what is put in its place; the verb
-# whose walk notices it, or "" for runs by chance)
+# (verb of the script that is broken, or "" for what several share; what stands there when it is loaded, constants in
+# their places; what is put in its place; the verb whose walk notices it, or "" for runs by chance)
 _BROKEN = {
-    "no token is compared": ("", "or lease[TOKEN] ~= token then", "then", "complete"),
-    "no lease ever ends": ("", "if now > lease[ENDS] then", "if false then", ""),
-    "attempts are not counted": ("claim", "redis.pcall('INCR', RETRY .. id)", "1", ""),
+    "no token is compared": ("", "or lease[1] ~= token then", "then", "complete"),
+    "no lease ever ends": ("", "if now > lease[9] then", "if false then", ""),
+    "attempts are not counted": ("claim", "redis.pcall('INCR', 'arq:retry:' .. id)", "1", ""),
     "tasks are due a second early": (
-        "", "local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1,",
-        "local due = redis.call('ZRANGEBYSCORE', QUEUE, READY_END, exclusive(math.min(now + 1001,", "",
+        "", "local due = redis.call('ZRANGEBYSCORE', QUEUE, 2 ^ 40, exclusive(math.min(now + 1,",
+        "local due = redis.call('ZRANGEBYSCORE', QUEUE, 2 ^ 40, exclusive(math.min(now + 1001,", "",
     ),
-    "priorities are not kept": ("", "return priority * PRIORITY_WIDTH +", "return PRIORITY_WIDTH +", ""),
-    "a finished task keeps its key": ("", "  release_unique(id, options)\n  -- A first", "  -- A first", ""),
-    "a released attempt counts": ("release", "redis.call('DECR', RETRY .. id)", "redis.call('GET', RETRY .. id)",
-                                  "release"),
-    "a deleted task leaves its history": ("", "RETRY .. id, TRAIL .. entry,", "RETRY .. id,", "delete"),
+    "priorities are not kept": ("", "return priority * 2 ^ 38 +", "return 2 ^ 38 +", ""),
+    "a finished task keeps its key": ("", "  release_unique(id, options)\n  if redis", "  if redis", ""),
+    "a released attempt counts": (
+        "release", "redis.call('DECR', 'arq:retry:' .. id)", "redis.call('GET', 'arq:retry:' .. id)", "release",
+    ),
+    "a deleted task leaves its history": (
+        "", "'arq:retry:' .. id, OURS .. 'trail:' .. entry,", "'arq:retry:' .. id,", "delete",
+    ),
     "the bound is not kept": ("enqueue", "taken + room <= limit", "taken <= limit", ""),
 }  # fmt: skip
 

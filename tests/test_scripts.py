@@ -128,8 +128,36 @@ def test_every_header_names_a_source_that_exists(source: str) -> None:
 
 def test_scripts_differ_between_prefixes_and_name_themselves_by_what_they_are() -> None:
     one, two = scripts.load(Keys("tg")), scripts.load(Keys("other"))
-    assert {one[verb].sha for verb in scripts.VERBS}.isdisjoint(two[verb].sha for verb in scripts.VERBS)
+    spelling = [verb for verb in scripts.VERBS if "'tg:" in one[verb].source]
+    assert len(spelling) > 10
+    assert {one[verb].sha for verb in spelling}.isdisjoint(two[verb].sha for verb in spelling)
     assert one["claim"] == scripts.load(Keys("tg"))["claim"]
+
+
+@every_verb
+def test_a_script_brings_along_only_what_it_uses(verb: str) -> None:
+    source = code(scripts.load(Keys())[verb].source)
+    declared = re.findall(r"^local (?:function )?([\w, ]+?)(?:\(| =|$)", source, re.MULTILINE)
+    shared = len(re.findall(r"^local ", source, re.MULTILINE)) - len(
+        re.findall(r"^local ", code(_FILES[verb]), re.MULTILINE)
+    )
+    for names in declared[:shared]:
+        uses = sum(len(re.findall(rf"\b{name}\b", source)) for name in names.split(", "))
+        assert uses > len(names.split(", ")), f"{verb} brings {names} along"
+
+
+@every_verb
+def test_constants_are_written_where_they_are_used(verb: str) -> None:
+    source = re.sub(r"'[^']*'", "", code(scripts.load(Keys())[verb].source))
+    declared = set(re.findall(r"[A-Z_]{2,}", " ".join(re.findall(r"^local ([A-Z_, ]+) =", source, re.MULTILINE))))
+    assert set(re.findall(r"\b[A-Z][A-Z_]+\b", source)) <= declared | {"KEYS", "ARGV"}
+
+
+def test_nothing_that_verbs_share_is_used_by_none() -> None:
+    whole = "\n".join(code(source) for name, source in _FILES.items() if name not in scripts.BARE)
+    for names in re.findall(r"^local (?:function )?([\w, ]+?)(?:\(| =|$)", code(_FILES["prelude"]), re.MULTILINE):
+        for name in names.split(", "):
+            assert len(re.findall(rf"\b{name}\b", whole)) > 1, name
 
 
 # On every server that we test with
