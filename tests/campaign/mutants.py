@@ -53,14 +53,14 @@ MUTANTS = {
         "token given twice",
     ),
     "pop, then register": _lua(
-        "claim", "redis.call('ZADD', QUEUE, LEASED + ends, id)", "redis.call('ZREM', QUEUE, id)",
+        "claim", "call_all(places, 'ZADD', QUEUE)", "call_all(places, 'ZREM', QUEUE)",
         "stuck", "key without an owner",
     ),
     "no due-time check": _lua(
         "prelude", "exclusive(math.min(now + 1,", "exclusive(math.min(now + 4000,", "handed out early"
     ),
     "attempt not counted": _lua(
-        "claim", "redis.pcall('INCR', RETRY .. id)", "(tonumber(redis.call('GET', RETRY .. id) or 0) + 1)", *_UNCOUNTED
+        "claim", "record, RETRY .. id, attempt\n", "record, RETRY .. id, attempt - 1\n", *_UNCOUNTED
     ),
     "lapsed lease not counted": _lua(
         "expire", "redis.call('DEL', PROGRESS .. id)", "redis.call('DEL', PROGRESS .. id, RETRY .. id)", *_UNCOUNTED
@@ -74,7 +74,7 @@ MUTANTS = {
         "key without an owner", queue_size=10,
     ),
     "unique key ignored": _lua(
-        "enqueue", "if unique == '' then return nil end", "if unique then return nil end", "unique key held twice",
+        "enqueue", "if stored(i) then return nil end", "if i then return nil end", "unique key held twice",
         seconds=10,
     ),
     "bound ignored": _lua(
@@ -116,7 +116,9 @@ MUTANTS = {
         "key without a TTL",
     ),
     "bodies that expire": _lua(
-        "enqueue", "'NX') then", "'NX', 'PX', 400) then", "acknowledged task lost", "failed too soon"
+        "enqueue", "call_all(bodies, 'MSET')",
+        "for i = 1, #bodies, 2 do redis.call('SET', bodies[i], bodies[i + 1], 'PX', 400) end",
+        "acknowledged task lost", "failed too soon",
     ),
     "report without an effect": _lua(
         "complete", "finish(now, id, 'completed', lease", "tostring(lease", "stuck", "accepted outcome lost"

@@ -15,18 +15,43 @@ local wanted = 0
 for p = 0, polls - 1 do wanted = wanted + tonumber(ARGV[8 + p * 6]) end
 promote(now, math.min(wanted + 100, 1000))
 
+-- Leases are written together: before anything is read that they change, and at the end.
+local records, places = {}, {}
+local function write_leases()
+  if #places == 0 then return end
+  call_all(records, 'MSET')
+  call_all(places, 'ZADD', QUEUE)
+  records, places = {}, {}
+end
+
 -- What one call may hold back: the next call goes on where this one stopped.
 local MOST_HOLDS = 500
-local line, place, drained = {}, 0, false
-local function next_ready(more)
+-- The next ready tasks are read so many at a time, with their bodies and attempts.
+local LINE = 200
+local line, place, drained, found, trails = {}, 0, false, {}, 0
+local function read_line(most)
+  write_leases()
+  most = math.max(math.min(most, LINE), 1)
+  line, place = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', exclusive(READY_END), 'WITHSCORES', 'LIMIT', 0, most), 0
+  drained = #line < 2 * most
+  if #line == 0 then return end
+  local keys, paths = {}, {}
+  for i = 1, #line, 2 do
+    keys[i], keys[i + 1] = JOB .. line[i], RETRY .. line[i]
+  end
+  found = fetch_all(keys)
+  for i = 1, #line, 2 do paths[#paths + 1] = TRAIL .. entry_of(line[i], found[i]) end
+  trails = call_all(paths, 'EXISTS')
+end
+
+local function next_ready(most)
   if place >= #line then
     if drained then return nil end
-    line, place = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', exclusive(READY_END), 'WITHSCORES', 'LIMIT', 0, more), 0
-    drained = #line < 2 * more
+    read_line(most)
     if #line == 0 then return nil end
   end
   place = place + 2
-  return line[place - 1], tonumber(line[place])
+  return line[place - 1], tonumber(line[place]), found[place - 1] or nil, found[place]
 end
 
 -- What earlier attempts left behind; a released or redriven task has a first attempt again, and yet a past.
@@ -43,8 +68,7 @@ end
 local first_end, holds = 0, 0
 local free, resumes_at = room(now)
 -- Returns the task's reply and token, or nil when it could not be handed out (it is then final, or held back).
-local function lease(id, score, worker, lease_ms, seed, number)
-  local body = fetch(JOB .. id)
+local function lease(id, score, body, attempts, worker, lease_ms, seed, number)
   if not body or not is_job(body) or not nameable(id) then
     local reason = not body and 'the job body is gone' or nameable(id) and 'the job body is not msgpack'
       or 'the job id is too long'
@@ -72,11 +96,7 @@ local function lease(id, score, worker, lease_ms, seed, number)
   end
   if expires_at then redis.call('ZREM', EXPIRES, id) end
   if options.until_started then release_unique(id, options) end
-  local attempt = redis.pcall('INCR', RETRY .. id)
-  if type(attempt) == 'table' then
-    redis.call('SET', RETRY .. id, 1)
-    attempt = 1
-  end
+  local attempt = attempts_in(attempts) + 1
   if lease_ms == 0 then lease_ms = options.lease_ms end
   local deadline, ends = 0, now + lease_ms
   if options.timeout_ms > 0 then
@@ -84,21 +104,21 @@ local function lease(id, score, worker, lease_ms, seed, number)
     ends = math.min(ends, deadline)
   end
   local token = number == 0 and seed or seed .. '.' .. number
-  local record = { token, now, lease_ms, score, worker, attempt, options.max_attempts, deadline, ends, options.priority,
-    false, false }
-  if options.key or expires_at then
-    record[KEY], record[EXPIRES_AT] = options.key or false, expires_at and tonumber(expires_at)
-  end
-  redis.call('SET', PROGRESS .. id, cmsgpack.pack(record))
-  redis.call('ZADD', QUEUE, LEASED + ends, id)
+  local trail = trails > 0 and trail_of(id, body) or {}
+  local record = '\159' .. cmsgpack.pack(token, now, lease_ms, score, worker, attempt, options.max_attempts, deadline,
+    ends, options.priority, false, false, options.key or false, expires_at and tonumber(expires_at), #trail == 0)
+  local last = #records
+  records[last + 1], records[last + 2], records[last + 3], records[last + 4] = PROGRESS .. id, record, RETRY .. id, attempt
+  last = #places
+  places[last + 1], places[last + 2] = LEASED + ends, id
   if first_end == 0 or ends < first_end then first_end = ends end
-  return { id, body, attempt, ends - now, number, trail_of(id, body), now }, token
+  return { id, body, attempt, ends - now, number, trail, now }, token
 end
 
 -- The leases that this poll_id already got and that still live, or nil.
-local function recall(key)
-  local raw = redis.call('GET', key)
+local function recall(key, raw)
   if not raw then return nil end
+  write_leases()
   local tasks, record = {}, cmsgpack.unpack(raw)
   for _, given in ipairs(record.given) do
     local holder = held(given[1], given[2], now)
@@ -114,19 +134,26 @@ local function recall(key)
   return tasks
 end
 
+-- What the poll_ids of this call got before.
+local polled, before = {}, {}
+for p = 0, polls - 1 do
+  if ARGV[7 + p * 6] ~= '' then polled[#polled + 1] = POLL .. ARGV[6 + p * 6] .. ' ' .. ARGV[7 + p * 6] end
+end
+for i, raw in ipairs(fetch_all(polled)) do before[polled[i]] = raw end
+
 local reply, unserved, handed = { 'ok', now, 0, 0, 0, 0, settings().spread }, others, 0
 for p = 0, polls - 1 do
   local base = 6 + p * 6
   local worker, poll_id, max = ARGV[base], ARGV[base + 1], tonumber(ARGV[base + 2])
-  local key = POLL .. worker .. ' ' .. poll_id
-  local tasks = poll_id ~= '' and recall(key) or nil
+  local key = poll_id ~= '' and POLL .. worker .. ' ' .. poll_id
+  local tasks = key and recall(key, before[key]) or nil
   if not tasks then
     tasks = {}
     local given, longest = {}, 0
     while #tasks < math.min(max, free) and holds < MOST_HOLDS do
-      local id, score = next_ready(math.min(wanted, 1000))
+      local id, score, body, attempts = next_ready(math.min(wanted - handed - #tasks, free - #tasks))
       if not id then break end
-      local task, token = lease(id, score, worker, tonumber(ARGV[base + 3]), ARGV[base + 4], #tasks)
+      local task, token = lease(id, score, body, attempts, worker, tonumber(ARGV[base + 3]), ARGV[base + 4], #tasks)
       -- One that failed here let another of its key go, which may stand before the rest of the line.
       if unheld > 0 then line, place, drained, unheld = {}, 0, false, 0 end
       if task then
@@ -136,14 +163,16 @@ for p = 0, polls - 1 do
       end
     end
     free, handed = free - #tasks, handed + #tasks
-    if poll_id ~= '' and #tasks > 0 then
-      redis.call('SET', key, cmsgpack.pack({ recalled = false, given = given }), 'PX', longest + 60000)
+    if key and #tasks > 0 then
+      before[key] = cmsgpack.pack({ recalled = false, given = given })
+      redis.call('SET', key, before[key], 'PX', longest + 60000)
     end
   end
   if #tasks == 0 and ARGV[base + 5] == '1' then unserved = unserved + 1 end
   reply[8 + p] = tasks
 end
 
+write_leases()
 spend(now, handed)
 if free <= 0 then free, resumes_at = room(now) end
 reply[3] = free > 0 and ready_count() or 0

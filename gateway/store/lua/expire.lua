@@ -57,9 +57,9 @@ local old = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'WITHSCORES', 'LIMI
 for i = 1, #old, 2 do
   local member = old[i]
   count('bytes', -size_in(tonumber(old[i + 1])))
-  local letter, entry = string.sub(member, 1, 1), string.sub(member, 2)
-  for status, sign in pairs(LETTER_OF) do
-    if sign == letter then redis.call('ZREM', SET_OF[status], entry) end
+  local entry = string.sub(member, 2)
+  for status, list in pairs(SET_OF) do
+    if final_mark(status) .. entry == member then redis.call('ZREM', list, entry) end
   end
   redis.call('DEL', RESULT .. id_of(entry), TRAIL .. entry, LOG .. entry)
   redis.call('ZREM', EXPIRY, member)

@@ -5,9 +5,18 @@
 local now, reports, at = clock(ARGV[1]), tonumber(ARGV[2]), 3
 local reply = { 'ok', now }
 allow_when_full()
+local keys, starts = {}, {}
 for i = 1, reports do
+  keys[i], starts[i] = PROGRESS .. ARGV[at], at
+  at = at + 5 + tonumber(ARGV[at + 4])
+end
+local found, leases, records, places = fetch_all(keys), {}, {}, {}
+for i = 1, reports do
+  at = starts[i]
   local id, token, lease_ms, progress, lines = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
-  local lease = held(id, token, now)
+  -- A second report of one task finds the lease as the first one left it.
+  local lease = leases[id] or is_native(id) and found[i] and lease_in(found[i])
+  lease = held(id, token, now, lease)
   if lease then
     if lease_ms > 0 then lease[LEASE_MS] = lease_ms end
     lease[ENDS] = now + lease[LEASE_MS]
@@ -21,13 +30,17 @@ for i = 1, reports do
       if lines > 0 then redis.call('LTRIM', LOG .. entry, -LOG_LINES, -1) end
       lease[TRAILED] = true
     end
-    redis.call('SET', PROGRESS .. id, cmsgpack.pack(lease))
-    redis.call('ZADD', QUEUE, LEASED + lease[ENDS], id)
+    leases[id] = lease
+    records[#records + 1] = keys[i]
+    records[#records + 1] = cmsgpack.pack(lease)
+    places[#places + 1] = LEASED + lease[ENDS]
+    places[#places + 1] = id
     reply[2 + i] = { 'ok', lease[ENDS] - now, lease[CANCEL] and 1 or 0, lease[WORKER] }
   else
     local known = record_of(id) or (ours(id) and fetch(JOB .. id))
     reply[2 + i] = { known and 'lost' or 'missing' }
   end
-  at = at + 5 + lines
 end
+call_all(records, 'MSET')
+call_all(places, 'ZADD', QUEUE)
 return reply

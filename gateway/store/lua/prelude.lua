@@ -11,18 +11,24 @@
 
 local READY_END, HELD, LEASED = 2 ^ 40, 2 ^ 49, 2 ^ 50
 local PRIORITY_WIDTH, SEQUENCE_STEP = 2 ^ 38, 4096
-local FRACTION_OF = { [0] = 0.25, [1] = 0.5, [2] = 0, [3] = 0.75 }
-local PRIORITY_OF = { [0] = 2, [0.25] = 0, [0.5] = 1, [0.75] = 3 }
 local REGISTRATION_MS = 600000
 local MIN_RECORD_TTL_MS = 10000
 local RUNNING_OF_A_KEY = 1
 local PACE_BURST_SECONDS = 0.1
-local SET_OF = { completed = COMPLETED, failed = FAILED, cancelled = CANCELLED }
-local LETTER_OF = { completed = 'c', failed = 'f', cancelled = 'x' }
 
--- Places in the lease record (msgpack array under arq:in-progress:<id>).
-local TOKEN, STARTED, LEASE_MS, RANK, WORKER, ATTEMPT, MAX_ATTEMPTS, DEADLINE, ENDS, PRIORITY, CANCEL, TRAILED, KEY, EXPIRES_AT =
-  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+-- Places in the lease record (msgpack array under arq:in-progress:<id>). TRAILED: this lease left a trail; FRESH: there
+-- was none when it began. Records of older gateways end before KEY or before FRESH.
+local TOKEN, STARTED, LEASE_MS, RANK, WORKER, ATTEMPT, MAX_ATTEMPTS, DEADLINE, ENDS, PRIORITY, CANCEL, TRAILED, KEY, EXPIRES_AT, FRESH =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+
+local SET_OF = { completed = COMPLETED, failed = FAILED, cancelled = CANCELLED }
+
+-- The list of one final state, and how the set of what expires marks it.
+local function final_list(status)
+  return status == 'completed' and COMPLETED or status == 'failed' and FAILED or CANCELLED
+end
+
+local function final_mark(status) return status == 'completed' and 'c' or status == 'failed' and 'f' or 'x' end
 
 -- The clock of everything: handed in by tests, Redis's own otherwise. Milliseconds.
 local function clock(given)
@@ -38,13 +44,44 @@ local function fetch(key)
   return value or nil
 end
 
+-- One command for a whole list of arguments, instead of one for each; a long list in parts, since Lua's stack takes 8,000
+-- values. Returns the sum of what it answers. AT_ONCE: whole pairs and triples.
+local AT_ONCE = 3000
+local function call_all(list, command, key)
+  local sum = 0
+  for first = 1, #list, AT_ONCE do
+    local last, answer = math.min(first + AT_ONCE - 1, #list), nil
+    if key then
+      answer = redis.call(command, key, unpack(list, first, last))
+    else
+      answer = redis.call(command, unpack(list, first, last))
+    end
+    if type(answer) == 'number' then sum = sum + answer end
+  end
+  return sum
+end
+
+-- Several keys as `fetch` reads one; false: none. In a cluster a plain arq producer's key may be in another slot.
+local function fetch_all(keys)
+  local values = {}
+  for first = 1, #keys, AT_ONCE do
+    local last = math.min(first + AT_ONCE - 1, #keys)
+    local part = redis.pcall('MGET', unpack(keys, first, last))
+    if not part.err and last == #keys and first == 1 then return part end
+    for i = first, last do
+      if part.err then values[i] = fetch(keys[i]) or false else values[i] = part[i - first + 1] end
+    end
+  end
+  return values
+end
+
 local function exclusive(number) return string.format('(%.17g', number) end
 
 -- A write that needs no memory: after it Redis lets the rest of the script write even when it is full.
 local function allow_when_full() redis.call('PERSIST', QUEUE) end
 
 -- arq's ids of tasks made here are the queue's tag and a ULID; any other was made by a plain arq producer.
-local function is_native(id) return #id == #TAG + 26 and string.sub(id, 1, #TAG) == TAG end
+local function is_native(id) return #id == #TAG + 26 and string.find(id, TAG, 1, true) == 1 end
 
 local function crockford(ms)
   local alphabet, text = '0123456789abcdefghjkmnpqrstvwxyz', ''
@@ -153,24 +190,24 @@ end
 local function has_options(body) return #body > 25 and string.sub(body, 2, 5) == '\161o\196\20' end
 
 local function options_of(body)
-  local o = { priority = 2, max_attempts = 25, lease_ms = 30000, timeout_ms = 0,
-    retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false, unique = nil, key = nil }
-  if has_options(body) then
-    local flags
-    o.priority, o.max_attempts, o.lease_ms, o.timeout_ms, o.retention_ms, o.failed_retention_ms, flags =
-      struct.unpack('>BHI4I4I4I4B', body, 6)
-    o.expires = flags % 2 == 1
-    local keyed, at = flags >= 8, 25
-    if keyed then flags = flags - 8 end
-    if flags >= 2 then
-      o.until_started = flags >= 4
-      local ok, past, key = pcall(cmsgpack.unpack_one, body, at + 2)
-      if ok and type(key) == 'string' then o.unique, at = key, past end
-    end
-    if keyed then
-      local ok, _, key = pcall(cmsgpack.unpack_one, body, at + 2)
-      o.key = ok and type(key) == 'string' and key or nil
-    end
+  if not has_options(body) then
+    return { priority = 2, max_attempts = 25, lease_ms = 30000, timeout_ms = 0,
+      retention_ms = 86400000, failed_retention_ms = 2592000000, expires = false, unique = nil, key = nil }
+  end
+  local priority, max_attempts, lease_ms, timeout_ms, retention_ms, failed_retention_ms, flags =
+    struct.unpack('>BHI4I4I4I4B', body, 6)
+  local o = { priority = priority, max_attempts = max_attempts, lease_ms = lease_ms, timeout_ms = timeout_ms,
+    retention_ms = retention_ms, failed_retention_ms = failed_retention_ms, expires = flags % 2 == 1 }
+  local keyed, at = flags >= 8, 25
+  if keyed then flags = flags - 8 end
+  if flags >= 2 then
+    o.until_started = flags >= 4
+    local ok, past, key = pcall(cmsgpack.unpack_one, body, at + 2)
+    if ok and type(key) == 'string' then o.unique, at = key, past end
+  end
+  if keyed then
+    local ok, _, key = pcall(cmsgpack.unpack_one, body, at + 2)
+    o.key = ok and type(key) == 'string' and key or nil
   end
   return o
 end
@@ -206,9 +243,11 @@ local function to_ready(id, priority)
   redis.call('ZADD', QUEUE, rank(priority, next_sequence(1) + 1), id)
 end
 
-local function to_due(id, priority, due)
-  redis.call('ZADD', QUEUE, due + FRACTION_OF[priority], id)
+local function due_score(priority, due)
+  return due + (priority == 2 and 0 or priority == 3 and 0.75 or (priority + 1) / 4)
 end
+
+local function to_due(id, priority, due) redis.call('ZADD', QUEUE, due_score(priority, due), id) end
 
 -- Outcomes of this call, added to the queue's totals once at its end.
 local finished, totals = {}, {}
@@ -275,7 +314,9 @@ local function promote(now, limit)
   for i = 1, count do
     local id, score = due[2 * i - 1], tonumber(due[2 * i])
     if not is_native(id) then adopt(id, fetch(JOB .. id)) end
-    redis.call('ZADD', QUEUE, rank(PRIORITY_OF[score % 1] or 2, sequence + i), id)
+    local fraction = score % 1
+    local priority = fraction == 0.25 and 0 or fraction == 0.5 and 1 or fraction == 0.75 and 3 or 2
+    redis.call('ZADD', QUEUE, rank(priority, sequence + i), id)
   end
   return count
 end
@@ -307,31 +348,36 @@ local function ring(now, ready, gateway)
   return mine
 end
 
--- The lease record of a task; nil when there is none, or none that can be read.
-local function lease_of(id)
-  local raw = fetch(PROGRESS .. id)
-  if not raw then return nil end
+-- The lease that a record holds; nil when it cannot be read.
+local function lease_in(raw)
   local ok, lease = pcall(cmsgpack.unpack, raw)
   if ok and type(lease) == 'table' and type(lease[TOKEN]) == 'string' and lease[TRAILED] ~= nil then return lease end
   return nil
 end
 
+-- The lease of a task; nil when there is none, or none that can be read.
+local function lease_of(id)
+  local raw = fetch(PROGRESS .. id)
+  return raw and lease_in(raw)
+end
+
 -- Attempts so far, as far as that is a number.
-local function attempts_of(id)
-  local attempts = tonumber(fetch(RETRY .. id) or 0)
+local function attempts_in(raw)
+  local attempts = tonumber(raw or 0)
   if not attempts or attempts < 0 or attempts > 1000000 or attempts % 1 ~= 0 then return 0 end
   return attempts
 end
 
+local function attempts_of(id) return attempts_in(fetch(RETRY .. id)) end
+
 -- Whether a task that is not final is of this queue: one made here says so by its id, any other stands in the queue.
 local function ours(id) return is_native(id) or redis.call('ZSCORE', QUEUE, id) end
 
--- The guard of every report. Returns the lease when `token` holds it now; otherwise nil and why:
--- 'over' (this token's lease has ended), 'other' (it is not this token's).
-local function held(id, token, now)
-  local lease = ours(id) and lease_of(id)
-  if not lease or lease[TOKEN] ~= token then return nil, 'other' end
-  if now > lease[ENDS] then return nil, 'over' end
+-- The guard of every report. Returns the lease when `token` holds it now, otherwise nil. lease: if it was read already.
+local function held(id, token, now, lease)
+  lease = lease or ours(id) and lease_of(id)
+  if not lease or lease[TOKEN] ~= token then return nil end
+  if now > lease[ENDS] then return nil end
   return lease
 end
 
@@ -380,10 +426,25 @@ local function ring_after(now, ready, gateway)
   return 0
 end
 
+-- What `finish` writes for many tasks of one status at once.
+local function gather_ends(status)
+  return { status = status, keys = {}, ids = {}, entries = {}, listed = {}, expiry = {} }
+end
+
+local function write_ends(gathered)
+  call_all(gathered.keys, 'DEL')
+  call_all(gathered.ids, 'ZREM', QUEUE)
+  call_all(gathered.entries, 'ZREM', LIVE)
+  call_all(gathered.listed, 'ZADD', final_list(gathered.status))
+  call_all(gathered.expiry, 'ZADD', EXPIRY)
+end
+
 -- The only door to a final state: write arq's result (the job's own pairs, then ours), take the task off the queue,
 -- list it under its status, and let everything about it expire with it.
 --   pairs, pairs_count: msgpack map pairs `s`, `r` and the raw JSON `j` or `e`
-local function finish(now, id, status, lease, pairs, pairs_count, body, code)
+--   gathered: from `gather_ends`; what can be written for many tasks at once waits for `write_ends`, and until then must
+--   not be read. For leased tasks that were made here and whose body is at hand.
+local function finish(now, id, status, lease, pairs, pairs_count, body, code, gathered)
   if CLUSTER and string.match(id, '{[^}]*}') ~= TAG then
     -- A plain arq producer chose an id whose keys belong to other slots: it cannot be a task here.
     redis.call('ZREM', QUEUE, id)
@@ -396,31 +457,39 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code)
   local attempts = lease and lease[ATTEMPT] or attempts_of(id)
   -- Where the gateway itself ended the task (`code`), no report did: its last worker's, late, must not sound accepted.
   local token = lease and not code and lease[TOKEN] or ''
-  local facts = cmsgpack.pack({ status, token, attempts, lease and lease[WORKER] or '',
-    lease and lease[STARTED] or 0, now, code or '' })
+  local facts = '\151' .. cmsgpack.pack(status, token, attempts, lease and lease[WORKER] or '',
+    lease and lease[STARTED] or 0, now, code or '')
   local tail = pairs
-    .. '\161t' .. cmsgpack.pack(attempts)
-    .. '\162st' .. cmsgpack.pack(lease and lease[STARTED] or now)
-    .. '\162ft' .. cmsgpack.pack(now)
-    .. '\161q' .. cmsgpack.pack(QUEUE)
-    .. '\162id' .. cmsgpack.pack(id)
+    .. cmsgpack.pack('t', attempts, 'st', lease and lease[STARTED] or now, 'ft', now, 'q', QUEUE, 'id', id)
     .. '\161x\197' .. struct.pack('>H', #facts) .. facts
   local record = '\222' .. struct.pack('>H', string.byte(job, 1) - 0x80 + pairs_count + 7) .. string.sub(job, 2)
     .. tail .. '\161z\207' .. struct.pack('>I4I2I2', #tail + 11, #facts, pairs_count + 7)
   local size, fraction = sized(#record)
   local ttl = math.max(status == 'failed' and options.failed_retention_ms or options.retention_ms, MIN_RECORD_TTL_MS)
-  redis.call('DEL', JOB .. id, PROGRESS .. id, RETRY .. id)
   redis.call('SET', RESULT .. id, record, 'PX', ttl)
-  redis.call('ZREM', QUEUE, id)
-  if redis.call('ZREM', LIVE, entry) == 1 and body then size = size - #body end
+  local expires_at = now + ttl - 1 + fraction
+  if gathered then
+    -- What was made here is listed from its enqueue on.
+    size = size - #body
+    local n, keys, listed, expiry = #gathered.ids, gathered.keys, gathered.listed, gathered.expiry
+    gathered.ids[n + 1], gathered.entries[n + 1] = id, entry
+    keys[3 * n + 1], keys[3 * n + 2], keys[3 * n + 3] = JOB .. id, PROGRESS .. id, RETRY .. id
+    listed[2 * n + 1], listed[2 * n + 2] = '0', entry
+    expiry[2 * n + 1], expiry[2 * n + 2] = expires_at, final_mark(status) .. entry
+  else
+    redis.call('DEL', JOB .. id, PROGRESS .. id, RETRY .. id)
+    redis.call('ZREM', QUEUE, id)
+    if redis.call('ZREM', LIVE, entry) == 1 and body then size = size - #body end
+    redis.call('ZADD', final_list(status), 0, entry)
+    redis.call('ZADD', EXPIRY, expires_at, final_mark(status) .. entry)
+  end
   count('bytes', size)
-  redis.call('ZADD', SET_OF[status], 0, entry)
-  redis.call('ZADD', EXPIRY, now + ttl - 1 + fraction, LETTER_OF[status] .. entry)
   if lease then let_go(id, lease[KEY]) else drop_hold(id, options.key) end
   if options.expires then redis.call('ZREM', EXPIRES, id) end
   release_unique(id, options)
   -- A first attempt may have a trail, too: of a release, or from before an operator's retry.
-  if redis.call('PEXPIRE', TRAIL .. entry, ttl) == 1 or (lease and lease[TRAILED]) then
+  local trailed = lease and lease[TRAILED]
+  if not (lease and lease[FRESH] and not trailed) and (redis.call('PEXPIRE', TRAIL .. entry, ttl) == 1 or trailed) then
     redis.call('PEXPIRE', LOG .. entry, ttl)
   end
   finished[#finished + 1] = id
@@ -435,11 +504,12 @@ local function forget(id, body, record)
     release_unique(id, options)
     drop_hold(id, options.key)
   end
-  for status, letter in pairs(LETTER_OF) do
-    local score = redis.call('ZSCORE', EXPIRY, letter .. entry)
+  for status, list in pairs(SET_OF) do
+    local sign = final_mark(status) .. entry
+    local score = redis.call('ZSCORE', EXPIRY, sign)
     if score then count('bytes', -size_in(tonumber(score))) end
-    redis.call('ZREM', SET_OF[status], entry)
-    redis.call('ZREM', EXPIRY, letter .. entry)
+    redis.call('ZREM', list, entry)
+    redis.call('ZREM', EXPIRY, sign)
   end
   redis.call('ZREM', QUEUE, id)
   if redis.call('ZREM', LIVE, entry) == 1 and body then count('bytes', -#body) end

@@ -39,8 +39,8 @@ for i = 1, total do
       redis.call('SET', JOB .. id, body)
       if options.unique then redis.call('SET', UNIQUE .. options.unique, id) end
       redis.call('DEL', RESULT .. id, RETRY .. id)
-      redis.call('ZREM', SET_OF[facts[1]], entry)
-      local sign = LETTER_OF[facts[1]] .. entry
+      redis.call('ZREM', final_list(facts[1]), entry)
+      local sign = final_mark(facts[1]) .. entry
       local score = redis.call('ZSCORE', EXPIRY, sign)
       if score then count('bytes', -size_in(tonumber(score))) end
       redis.call('ZREM', EXPIRY, sign)
