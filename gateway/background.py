@@ -28,11 +28,8 @@ _GATHER_SECONDS = 0.1
 # Alarms are taken this long before they are due, so that they are met on time.
 _AHEAD_MS = 650
 # A gateway that took an alarm and died: for so long nobody else looks at it.
-_LEFT_TO_TAKER_MS = 700
+_LEFT_TO_TAKER_MS = 900
 _MOST_TAKEN = 500
-# What this gateway noted and is further away than this still stands in the index, or something sooner does.
-_STANDS_MS = 2000
-_DOUBT_SECONDS = 30.0
 
 
 class Sweeper:
@@ -43,10 +40,8 @@ class Sweeper:
         self._registry = registry
         self._alarms: dict[Queue, int] = {}
         self._woken = asyncio.Event()
-        # The shared index: what is to be noted in it, what was, what was taken from it and until when, and what came
-        # of that.
+        # The shared index: what is to be noted in it, what was taken from it and until when, and what came of that.
         self._to_note: dict[Queue, int] = {}
-        self._noted: dict[Queue, int] = {}
         self._taken: dict[Queue, int] = {}
         self._settled: dict[Queue, tuple[int, int]] = {}
         self._has_news = asyncio.Event()
@@ -58,6 +53,7 @@ class Sweeper:
             self._alarms[queue] = at_ms
             self._woken.set()
         self._share(queue, at_ms)
+        self._has_news.set()
 
     async def run(self) -> None:
         """Sweep for ever. Cancel it to stop."""
@@ -105,7 +101,7 @@ class Sweeper:
 
     async def _sweep(self, queue: Queue) -> bool:
         """Sweep a queue once. Returns whether something is still due."""
-        left_until_ms = self._taken.pop(queue, 0)
+        left_until_ms = self._taken.get(queue, 0)
         try:
             swept = await self._store.expire(queue)
         except Refusal:
@@ -117,28 +113,27 @@ class Sweeper:
             self._has_news.set()
         elif next_ms:
             self._share(queue, next_ms)
-        if next_ms and next_ms <= self._store.now_ms() + _AHEAD_MS:
-            # Too soon to leave it to the index.
+        now_ms = self._store.now_ms()
+        if next_ms and (next_ms <= now_ms or (left_until_ms and next_ms <= now_ms + _AHEAD_MS)):
+            # Too soon to leave it to the index. Who swept without having taken it leaves it to who has, unless the
+            # sweep left something behind.
             known = self._alarms.get(queue)
             self._alarms[queue] = next_ms if known is None else min(known, next_ms)
             self._woken.set()
         if swept.lapsed or swept.timed_out or swept.expired:
             facts = {"lapsed": swept.lapsed, "timed_out": swept.timed_out, "expired": swept.expired}
             log.info("swept a queue", extra={"queue": queue.job_type, **facts})
-        return 0 < next_ms <= self._store.now_ms()
+        return 0 < next_ms <= now_ms
 
     # The shared index
 
     def _share(self, queue: Queue, at_ms: int) -> None:
-        if self._store.now_ms() + _STANDS_MS < self._noted.get(queue, 0) <= at_ms:
-            return
+        """Note an alarm in the index with the next look at it."""
         known = self._to_note.get(queue)
         if known is None or at_ms < known:
             self._to_note[queue] = at_ms
-            self._has_news.set()
 
     async def _keep_index(self) -> None:
-        doubted = time.monotonic()
         while True:
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -147,20 +142,16 @@ class Sweeper:
             except TimeoutError:
                 pass
             self._has_news.clear()
-            if time.monotonic() - doubted > _DOUBT_SECONDS:
-                # Redis may have lost it: note everything again now and then.
-                doubted = time.monotonic()
-                self._noted.clear()
             to_note, self._to_note = self._to_note, {}
             settled, self._settled = self._settled, {}
+            for queue in settled:
+                self._taken.pop(queue, None)
             try:
                 taken = await self._store.take_alarms(to_note, settled, _AHEAD_MS, _LEFT_TO_TAKER_MS, _MOST_TAKEN)
             except Refusal:
-                self._noted.clear()
                 for queue, at_ms in to_note.items():
                     self._to_note[queue] = min(at_ms, self._to_note.get(queue, at_ms))
                 continue
-            self._noted.update(to_note)
             for queue, at_ms, left_until_ms in taken:
                 self._taken[queue] = left_until_ms
                 known = self._alarms.get(queue)

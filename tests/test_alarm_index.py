@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 from redis.asyncio import Redis
 
+from gateway.background import Sweeper
 from gateway.tasks import Queue
 from tests.harness import Clock, GatewayProcess, Store, wait_until
 
@@ -37,7 +39,7 @@ async def test_an_alarm_whose_taker_says_nothing_more_is_taken_again(store: Stor
     at_ms = clock()
     await look(store, {_A: at_ms})
     clock.advance(_LEFT_MS / 1000)
-    assert await look(store) == [(_A, at_ms + _LEFT_MS, clock() + _LEFT_MS)]
+    assert await look(store) == [(_A, clock(), clock() + _LEFT_MS)], "to be swept at once"
 
 
 async def test_what_the_taker_says_of_the_next_alarm_counts(store: Store, clock: Clock) -> None:
@@ -63,6 +65,14 @@ async def test_an_alarm_noted_while_a_taker_sweeps_is_not_forgotten_for_what_the
     await look(store, settled={_A: (left_until_ms, 0)})
     clock.advance(_LEFT_MS / 1000)
     assert [queue for queue, *_ in await look(store)] == [_A]
+
+
+async def test_an_alarm_noted_while_a_taker_sweeps_makes_no_other_gateway_sweep_beside_it(
+    store: Store, clock: Clock
+) -> None:
+    ((_, _, left_until_ms),) = await look(store, {_A: clock()})
+    assert await look(store, {_A: clock() + 50}) == []
+    assert await look(store, settled={_A: (left_until_ms, clock() + 20)}) != [], "its taker goes on"
 
 
 async def test_only_a_sooner_alarm_takes_the_place_of_one(store: Store, clock: Clock) -> None:
@@ -118,3 +128,25 @@ async def _late_seconds(client: httpx.AsyncClient, task_id: str) -> float:
     assert attempt["outcome"] == "lapsed"
     started, ended = (datetime.datetime.fromisoformat(attempt[name]) for name in ("started_at", "finished_at"))
     return (ended - started).total_seconds() - 6
+
+
+async def test_each_new_lease_is_noted_whatever_was_noted_before(store: Store, clock: Clock) -> None:
+    """Another gateway may have settled the queue's alarm meanwhile, after this one's earlier leases were completed."""
+    sweeper = Sweeper(store.tasks, store.registry)
+
+    async def note(seconds: int) -> None:
+        running = asyncio.create_task(sweeper._keep_index())
+        sweeper.alarm(_A, clock() + seconds * 1000)
+
+        async def noted() -> bool:
+            return bool(await store.redis.zcard("tg:{alarms}:next") == 1)
+
+        await wait_until(noted)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    await note(30)
+    clock.advance(30)
+    ((_, _, left_until_ms),) = await look(store)
+    assert await look(store, settled={_A: (left_until_ms, 0)}) == []
+    await note(60)

@@ -32,14 +32,15 @@ class Rules:
     look_s: float = 0.5
     gather_s: float = 0.1
     ahead_s: float = 0.65
-    left_s: float = 0.7
-    all_go_on: bool = True
-    notes_pull: bool = True
-    take_over_at_once: bool = False
+    left_s: float = 0.9
+    all_go_on: bool = False
+    notes_pull: bool = False
+    take_over_at_once: bool = True
 
 
 AS_BUILT = Rules()
-ONE_TAKER = Rules(left_s=0.9, all_go_on=False, notes_pull=False, take_over_at_once=True)
+# Before it was so: whoever swept went on, and every note made the queue anybody's.
+EVERYBODY = Rules(left_s=0.7, all_go_on=True, notes_pull=True, take_over_at_once=False)
 
 
 @dataclasses.dataclass(frozen=True)
