@@ -36,6 +36,7 @@ _NOTE_ALL_WORKERS_SECONDS = 20.0
 _REREAD_DIRECTIVES_SECONDS = 10.0
 _DIRECTED_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 1.0
+_PASS_OVER_SECONDS = 1.0
 
 
 class PollRequest(msgspec.Struct, frozen=True):
@@ -422,7 +423,14 @@ class TaskManager:
             log.info("could not hand a task back", extra={"task_id": leased.task.id, "code": refusal.code})
 
     async def _look(self, poll: _Poll, queues: Iterable[Queue], *, recall: bool = False) -> None:
-        """Claim for one poll, queue by queue. recall: only what its poll_id got before."""
+        """Claim for one poll, queue by queue. recall: only what its poll_id got before.
+
+        In a cluster one queue's node may be away while others serve: it is passed over, unless it keeps us waiting, or
+        may hold what the poll got before. Raises StoreUnavailable when no queue answers.
+        """
+        failed: StoreUnavailable | None = None
+        answered = False
+        started = time.monotonic()
         claim = poll.claim if not recall else msgspec.structs.replace(poll.claim, max=0)
         for queue in queues:
             if poll.future.done():
@@ -430,9 +438,18 @@ class TaskManager:
             bell = self._bell(queue)
             waited_ms = int((time.monotonic() - poll.since) * 1000)
             stays = poll.request.wait_seconds > 0 and not recall
-            claimed = await self._store.claim(queue, [claim], stays=stays, others=0, waited_ms=waited_ms)
+            try:
+                claimed = await self._store.claim(queue, [claim], stays=stays, others=0, waited_ms=waited_ms)
+            except StoreUnavailable as refusal:
+                failed = refusal
+                if recall or time.monotonic() - started > _PASS_OVER_SECONDS:
+                    break
+                continue
+            answered = True
             bell.armed = bell.armed or claimed.registered
             self._deliver(poll, queue, claimed.tasks[0])
+        if failed is not None and (recall or not answered) and not poll.future.done():
+            raise failed
 
     def _knows(self, poll: _Poll) -> bool:
         """Whether it is known how many partitions the poll's queues have."""
