@@ -15,8 +15,6 @@ from benchmarks.simulation.clockwork import Clockwork
 
 _NEVER_S = math.inf
 _SHORTEST_GAP_S = 0.02
-_STANDS_S = 2.0
-_DOUBT_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +94,10 @@ class _Sweeper:
 
     def __init__(self, queue: _Queue, clockwork: Clockwork, rng: random.Random, rules: Rules, round_s: float) -> None:
         self._queue, self._clockwork, self._rng, self._rules, self._round_s = queue, clockwork, rng, rules, round_s
-        self._alarm_s = self._noted_s = self._to_note_s = _NEVER_S
-        self._noted_s = 0.0
+        self._alarm_s = self._to_note_s = _NEVER_S
         self._free_s = 0.0
         self._wake_number = self._look_number = 0
         self._look_at_s = _NEVER_S
-        self._doubted_s = -rng.random() * _DOUBT_S
         self._left_s = 0.0
         self._settled: tuple[float, float] | None = None
         self._wait(rng.random() * rules.look_s)
@@ -111,6 +107,7 @@ class _Sweeper:
         """Note that the queue needs a sweep then."""
         self._ring_at(at_s)
         self._share(at_s)
+        self._has_news()
 
     def _ring_at(self, at_s: float) -> None:
         if at_s < self._alarm_s:
@@ -145,11 +142,7 @@ class _Sweeper:
     # The shared index
 
     def _share(self, at_s: float) -> None:
-        if self._clockwork.now_s + _STANDS_S < self._noted_s <= at_s:
-            return
-        if at_s < self._to_note_s:
-            self._to_note_s = at_s
-            self._has_news()
+        self._to_note_s = min(at_s, self._to_note_s)
 
     def _has_news(self) -> None:
         at_s = self._clockwork.now_s + self._rules.gather_s
@@ -165,15 +158,11 @@ class _Sweeper:
         if number != self._look_number:
             return
         now_s = self._clockwork.now_s
-        if now_s - self._doubted_s > _DOUBT_S:
-            self._doubted_s, self._noted_s = now_s, 0.0
         noted_s, self._to_note_s = self._to_note_s, _NEVER_S
         settled, self._settled = self._settled, None
         if settled:
             self._left_s = 0.0
         taken = self._queue.look(now_s, noted_s, settled, self._rules)
-        if noted_s < _NEVER_S:
-            self._noted_s = noted_s
         self._wait(self._rules.look_s)
         if taken:
             at_s, self._left_s = taken
