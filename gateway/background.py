@@ -91,6 +91,7 @@ class Sweeper:
                 self._store.heard_noted(queues)
             except StoreUnavailable:
                 queues = []
+            await self._forget_older_partitions(queues)
             random.shuffle(queues)
             for queue in queues:
                 await self._sweep(queue)
@@ -98,6 +99,13 @@ class Sweeper:
                     await asyncio.sleep(1 / _SWEEPS_PER_SECOND)
             took = asyncio.get_running_loop().time() - started
             await asyncio.sleep(max(0.1, _SWEEP_SECONDS * random.uniform(0.7, 1.0) - took))
+
+    async def _forget_older_partitions(self, queues: list[Queue]) -> None:
+        for queue in {queue.whole for queue in queues if queue.partition}:
+            try:
+                await self._store.forget_older(queue)
+            except Refusal:
+                pass  # the next round looks again
 
     async def _sweep(self, queue: Queue) -> bool:
         """Sweep a queue once. Returns whether something is still due."""

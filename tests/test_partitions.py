@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.tasks import split_id
+from gateway.tasks import Queue, split_id
 from tests.harness import Clock, LiveGateway, live_gateway, wait_until
 
 
@@ -241,6 +241,39 @@ async def test_fewer_partitions_are_worked_off(gateway: LiveGateway) -> None:
     taken = {task["id"] for task in await drain(gateway)}
     assert {task["id"] for task in made} < taken
     assert len(taken) == 19
+
+
+async def test_older_partitions_give_their_part_of_the_limits_back_once_they_are_worked_off(
+    gateway: LiveGateway, redis: Redis
+) -> None:
+    await spread(gateway, 6, max_processing=12)
+    await learn(gateway)
+    for _ in range(6):
+        await gateway.enqueue()
+    await spread(gateway, 1, max_processing=12)
+    held = [task for _ in range(12) for task in await gateway.poll(max=12, worker_id="w")]
+
+    async def settings_of(partition: int) -> dict[bytes, bytes]:
+        part = f"/{partition}" if partition else ""
+        found: dict[bytes, bytes] = await redis.hgetall(f"tg:{{default:demo{part}}}:settings")
+        return found
+
+    last = max(held, key=partition_of)
+    for task in held:
+        if task is not last:
+            await gateway.report(task, "complete")
+    await drain(gateway)
+    for _ in range(3):
+        await gateway.app.store.forget_older(Queue("default", "demo"))
+    assert (await settings_of(0))[b"spread"] == b"%d" % (partition_of(last) + 1), "one of it still runs"
+    await gateway.report(last, "complete")
+
+    async def forgotten() -> bool:
+        return not any([b"spread" in await settings_of(number) for number in range(6)])
+
+    await wait_until(forgotten)
+    await gateway.post("/tasks", [{"job_type": "demo"} for _ in range(14)])
+    assert len([task for _ in range(8) for task in await gateway.poll(max=14, worker_id="w")]) == 12
 
 
 @pytest.mark.parametrize(("limit", "most"), [({"max_processing": 6}, 6), ({"rate_per_second": 60}, 6)])

@@ -490,10 +490,33 @@ class TaskStore:
             if now_held >= last:
                 break
             held = last = now_held
+        return await self._copy_to_all(queue)
+
+    async def _copy_to_all(self, queue: Queue) -> QueueSettings:
         fresh = await self.settings(queue)
         for part in self.partitions.all_of(queue)[1:]:
             await self._copy_settings(part, fresh)
         return fresh
+
+    async def forget_older(self, queue: Queue) -> None:
+        """Give the present partitions the whole of the limits again, once those of a time when there were more are
+        worked off. Nothing happens while they hold tasks that are not final."""
+        known = await self.settings(queue)
+        if known.spread <= known.partitions:
+            return
+        older = [self._part(queue, number) for number in range(known.partitions, known.spread)]
+        counts = await asyncio.gather(*(self.submit_read("stats", part, None) for part in older))
+        holding = [number for number, (_, ready, due, leased, *_) in enumerate(counts, 1) if ready or due or leased]
+        spread = known.partitions + max(holding, default=0)
+        if spread == known.spread:
+            return
+        fields = write_settings(msgspec.structs.replace(known, spread=spread))
+        try:
+            item = (queue, b"<%d" % known.version, b"", fields)
+            await self._submit("report", "configure", self.keys.of(queue), item)
+        except StaleSettings:
+            return
+        await self._copy_to_all(queue)
 
     async def spend(self, whose: str, bucket: str, per_minute: int, ahead: int) -> Granted:
         """Ask a rate limit for one request, and for `ahead` more to keep in store. Source: lua/limit.lua."""

@@ -1,16 +1,18 @@
 -- Change what an operator set for a queue; what was held back or waited for it is looked at anew.
 -- KEYS: the queue's ZSET; every other key is spelled from its tag (store/keys.py)
 -- ARGV: now, gateway, version that the change was made for ('' any; '=n' for a partition: these are the queue's settings
---       of version n, with all that they hold; not if it has newer ones; '>n': the version is to be above n), pause until
---       (unix ms, '' as it is, '+ms' from now and no shorter than it is), count of fields to replace all others with
---       ('' none is touched), then name, value ...
+--       of version n, with all that they hold; not if it has newer ones; '>n': the version is to be above n; '<n': as n,
+--       and older partitions that are worked off are forgotten: `spread` may fall), pause until (unix ms, '' as it is,
+--       '+ms' from now and no shorter than it is), count of fields to replace all others with ('' none is touched), then
+--       name, value ...
 -- Returns: 'ok', now, tasks for this gateway to claim, new version, paused until (unix ms), tasks still held back; or
 --          'changed', now, 0, version
 local now, gateway, version, pause, total = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local before = settings()
 local sign, number = string.sub(version, 1, 1), tonumber(string.sub(version, 2))
-local copied, above = sign == '=' and number, sign == '>' and number
-if copied and before.version > copied or not copied and not above and version ~= '' and tonumber(version) ~= before.version then
+local copied, above, narrowed = sign == '=' and number, sign == '>' and number, sign == '<' and number
+local expected = not copied and not above and version ~= '' and (narrowed or tonumber(version))
+if copied and before.version > copied or expected and expected ~= before.version then
   return { 'changed', now, 0, before.version }
 end
 local fresh = copied or math.max(before.version, above or 0) + 1
@@ -33,8 +35,8 @@ else
 end
 if total ~= '' and not tonumber(redis.call('HGET', SETTINGS, 'rate_per_second') or nil) then redis.call('DEL', PACE) end
 known_settings = nil
-local spread = math.max(before.spread, settings().partitions)
-if spread > 1 then redis.call('HSET', SETTINGS, 'spread', spread) end
+local spread = math.max((copied or narrowed) and settings().spread or before.spread, settings().partitions)
+if spread > 1 then redis.call('HSET', SETTINGS, 'spread', spread) else redis.call('HDEL', SETTINGS, 'spread') end
 if spread > before.spread and PARTITION == 0 then
   -- Who waits here only is to look again, and hears of the partitions then.
   for _, waiting in ipairs(redis.call('ZRANGE', WAITING, 0, -1)) do
