@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
@@ -376,8 +377,7 @@ class TaskManager:
             for queue in poll.queues if not directed else ():
                 self._bell(queue).waiting[poll] = None
             if request.poll_id and (directed or len(poll.queues) > 1 or not self._knows(poll)):
-                # What an earlier poll of this id got may stand in any of its queues: ask all before taking anew.
-                await self._look(poll, poll.queues, recall=True)
+                await self._recall(poll)
             if directed and not poll.future.done():
                 # It is to take nothing more and hears so by this answer. The pause is for one that does not listen.
                 await asyncio.wait([poll.future], timeout=min(request.wait_seconds, _DIRECTED_SECONDS))
@@ -422,19 +422,35 @@ class TaskManager:
             # Its lease lapses then; that is what leases are for.
             log.info("could not hand a task back", extra={"task_id": leased.task.id, "code": refusal.code})
 
-    async def _look(self, poll: _Poll, queues: Iterable[Queue], *, recall: bool = False) -> None:
+    async def _recall(self, poll: _Poll) -> None:
+        """Give a poll what an earlier one of its id got and still holds, in whichever of its queues that stands.
+
+        One queue, given by the id, keeps a note of each id that was asked for: where that is new, no other is asked.
+        Raises StoreUnavailable.
+        """
+        if not self._knows(poll):
+            await self._look(poll, poll.queues[:1], recall=True)  # tells how many partitions there are
+        if len(poll.queues) > 1:
+            known = sorted(poll.queues, key=lambda queue: (queue.job_type, queue.partition))
+            first = known[zlib.crc32(poll.request.poll_id.encode()) % len(known)]
+            if await self._look(poll, [first], recall=True):
+                return
+            await self._look(poll, [queue for queue in known if queue != first], recall=True)
+
+    async def _look(self, poll: _Poll, queues: Iterable[Queue], *, recall: bool = False) -> bool:
         """Claim for one poll, queue by queue. recall: only what its poll_id got before.
 
         In a cluster one queue's node may be away while others serve: it is passed over, unless it keeps us waiting, or
-        may hold what the poll got before. Raises StoreUnavailable when no queue answers.
+        may hold what the poll got before. Returns whether the last one asked had not heard of the poll's id (recall).
+        Raises StoreUnavailable when no queue answers.
         """
         failed: StoreUnavailable | None = None
-        answered = False
+        answered = fresh = False
         started = time.monotonic()
         claim = poll.claim if not recall else msgspec.structs.replace(poll.claim, max=0)
         for queue in queues:
             if poll.future.done():
-                return
+                return False
             bell = self._bell(queue)
             waited_ms = int((time.monotonic() - poll.since) * 1000)
             stays = poll.request.wait_seconds > 0 and not recall
@@ -445,11 +461,12 @@ class TaskManager:
                 if recall or time.monotonic() - started > _PASS_OVER_SECONDS:
                     break
                 continue
-            answered = True
+            answered, fresh = True, claimed.fresh
             bell.armed = bell.armed or claimed.registered
             self._deliver(poll, queue, claimed.tasks[0])
         if failed is not None and (recall or not answered) and not poll.future.done():
             raise failed
+        return fresh
 
     def _knows(self, poll: _Poll) -> bool:
         """Whether it is known how many partitions the poll's queues have."""

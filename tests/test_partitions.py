@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from typing import Any
 
@@ -329,6 +330,39 @@ async def test_a_repeated_poll_gets_the_same_tasks_from_a_gateway_that_knows_of_
                 again = (await two.post("/poll", {**body, "poll_id": f"p{number}"})).json()["tasks"]
             assert [task["id"] for task in again] == [task["id"] for task in first]
             assert [task["lease_token"] for task in again] == [task["lease_token"] for task in first]
+
+
+async def test_a_poll_id_costs_one_claim_more_and_not_one_for_each_partition(gateway: LiveGateway) -> None:
+    await spread(gateway, 8)
+    for _ in range(30):
+        await gateway.enqueue()
+
+    async def claims() -> int:
+        text = (await gateway.get("/metrics")).text
+        (line,) = re.findall(r'tasks_gateway_script_seconds_count{script="claim"} ([0-9.]+)', text)
+        return round(float(line))
+
+    await gateway.poll(poll_id="first")
+    before = await claims()
+    taken = {}
+    for number in range(20):
+        (task,) = await gateway.poll(poll_id=f"p{number}")
+        taken[f"p{number}"] = task["id"]
+    # One at the place that knows the id, and as few as it takes to find a task.
+    assert await claims() - before <= 20 * 2.5
+    for poll_id, task_id in taken.items():
+        assert [task["id"] for task in await gateway.poll(poll_id=poll_id)] == [task_id]
+
+
+async def test_a_poll_of_several_queues_that_is_repeated_gets_the_same_task(gateway: LiveGateway) -> None:
+    for number in range(6):
+        await gateway.enqueue(f"q{number % 3}")
+    for number in range(6):
+        types = ("q0", "q1", "q2")
+        (first,) = await gateway.poll(*types, poll_id=f"p{number}")
+        await gateway.enqueue("q0")
+        (again,) = await gateway.poll(*reversed(types), poll_id=f"p{number}")
+        assert (again["id"], again["lease_token"]) == (first["id"], first["lease_token"])
 
 
 async def test_next_asks_every_partition(gateway: LiveGateway) -> None:

@@ -36,13 +36,15 @@ class Claim(msgspec.Struct, frozen=True):
 class Claimed(msgspec.Struct, frozen=True):
     """What a call of `claim` gave: per poll its tasks; ready tasks left; whether this gateway stands registered.
 
-    corrupt: tasks that nobody can be given, and why; `TaskStore.claim` ends them.
+    corrupt: tasks that nobody can be given, and why; `TaskStore.claim` ends them. fresh: of a claim of none,
+    whether its poll_id was not heard of here before.
     """
 
     tasks: list[list[LeasedTask]]
     ready_left: int
     registered: bool
     corrupt: tuple[tuple[LeasedTask, str], ...] = ()
+    fresh: bool = False
 
 
 class Swept(msgspec.Struct, frozen=True):

@@ -152,8 +152,13 @@ class _Claim(ScriptCall):
         for _, claims, _, _, _ in items:
             given: list[list[LeasedTask]] = []
             corrupt: list[tuple[LeasedTask, str]] = []
+            fresh = False
             for claim in claims:
                 given.append([])
+                if reply[at] == 1:
+                    fresh = True
+                    at += 1
+                    continue
                 for task in reply[at]:
                     one, reason = read_claimed(task, _token(task[4], claim), claim.worker_id, queue, tag)
                     if reason is not None:
@@ -163,7 +168,7 @@ class _Claim(ScriptCall):
                         listener.dispatched(max(0, reply[1] - one.task.run_at_ms))
                     given[-1].append(one)
                 at += 1
-            outcomes.append(Claimed(given, reply[2], bool(reply[3]), tuple(corrupt)))
+            outcomes.append(Claimed(given, reply[2], bool(reply[3]), tuple(corrupt), fresh))
         return outcomes
 
 

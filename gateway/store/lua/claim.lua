@@ -5,8 +5,10 @@
 --       stays (1: it waits when it gets nothing, so this gateway wants to be rung)
 -- Returns: 'ok', now, ready tasks left that may be handed out, registered (0/1), next alarm (the first end of a lease
 --          given, or when a paused or paced queue may go on; 0: none), tasks that failed instead, partitions of the
---          queue that may hold tasks, then per poll a list of tasks: id, body, attempt, lease_ms, token number, trail (flat hash), started
--- A poll_id that already got tasks gets the same leases again while they live.
+--          queue that may hold tasks, then per poll a list of tasks: id, body, attempt, lease_ms, token number,
+--          trail (flat hash), started; 1 instead where max is 0 and the poll_id was not heard of here before
+-- A poll_id that already got tasks gets the same leases again while they live. That it was asked for stands here, too,
+-- where max is 0: then it may have got tasks of another queue.
 local now, gateway = clock(ARGV[1]), ARGV[2]
 local others, waited_ms, polls = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 allow_when_full()
@@ -163,12 +165,16 @@ for p = 0, polls - 1 do
       end
     end
     free, handed = free - #tasks, handed + #tasks
-    if key and #tasks > 0 then
+    if key and max == 0 and not before[key] then
+      before[key], tasks = cmsgpack.pack({ recalled = false, given = {} }), 1
+      local lease_ms = tonumber(ARGV[base + 3])
+      redis.call('SET', key, before[key], 'PX', (lease_ms > 0 and lease_ms or 30000) + 60000)
+    elseif key and #tasks > 0 then
       before[key] = cmsgpack.pack({ recalled = false, given = given })
       redis.call('SET', key, before[key], 'PX', longest + 60000)
     end
   end
-  if #tasks == 0 and ARGV[base + 5] == '1' then unserved = unserved + 1 end
+  if tasks ~= 1 and #tasks == 0 and ARGV[base + 5] == '1' then unserved = unserved + 1 end
   reply[8 + p] = tasks
 end
 
