@@ -132,3 +132,28 @@ async def test_a_retried_task_takes_its_key_back_or_is_refused(gateway: LiveGate
     assert (await gateway.post(f"/tasks/{first['id']}/retry")).status_code == 200
     same = await gateway.post("/tasks", {"job_type": "demo", "unique_key": "k"})
     assert same.json()["id"] == first["id"]
+
+
+async def test_a_holder_deleted_at_the_same_moment_fails_no_request(gateway: LiveGateway) -> None:
+    """Its key is free by then: the new task takes it, and the others of a batch are stored once."""
+    ended = asyncio.Event()
+
+    async def delete_all() -> None:
+        while not ended.is_set():
+            for task in (await gateway.get("/tasks", params={"job_type": "demo", "tag": "k:k"})).json()["tasks"]:
+                await gateway.post("/tasks/delete", {"filter": {"job_type": "demo", "tags": {"k": "k"}}})
+                assert task["job_type"] == "demo"
+
+    deleting = [asyncio.create_task(delete_all()) for _ in range(3)]
+    unique = {"job_type": "demo", "unique_key": "k", "tags": {"k": "k"}}
+    try:
+        for _ in range(40):
+            one, many = await asyncio.gather(
+                gateway.post("/tasks", unique), gateway.post("/tasks", [unique, {"job_type": "other"}])
+            )
+            assert one.status_code in (200, 201) or one.json()["code"] == "task_changed"
+            assert many.status_code in (200, 201)
+    finally:
+        ended.set()
+        await asyncio.gather(*deleting)
+    assert (await gateway.get("/queues/other")).json()["pending"] == 40

@@ -28,6 +28,7 @@ from gateway.errors import (
     ShuttingDown,
     StoreFull,
     StoreUnavailable,
+    TaskChanged,
     TaskNotFound,
 )
 from gateway.limits import TenantLimits
@@ -56,6 +57,7 @@ from gateway.tasks import (
 
 MAX_BATCH = 1000
 MAX_WAIT_SECONDS = 55.0
+_HELD_TRIES = 5
 _MAX_AHEAD_MS = 3660 * 86_400_000
 _JSON = b"application/json"
 _NDJSON = b"application/x-ndjson"
@@ -261,11 +263,8 @@ class Producers:
             await self._limits.check_queues(queue.tenant, {queue})
             await self._registry.register({queue})
             (outcome,) = await self._store.enqueue(queue, (spec,), names=names)
-            if isinstance(outcome, Refusal):
-                raise outcome
-            task = await self._task_of(queue, outcome)
-            status = 200 if isinstance(outcome, Held) else 201
-            return Made((), status, task.id, encode(task_reply(task, jobs=call.jobs)))
+            task, is_new = await self._stored(queue, spec, outcome, names)
+            return Made((), 201 if is_new else 200, task.id, encode(task_reply(task, jobs=call.jobs)))
         wrong = [number for number, spec in enumerate(specs) if isinstance(spec, Refusal)]
         queues: dict[Queue, list[int]] = {}
         for number, spec in enumerate(specs):
@@ -300,14 +299,17 @@ class Producers:
                 if isinstance(one, Refusal) and not isinstance(one, BatchRefused):
                     raise one
         entries = []
-        for one, spec in zip(results, specs, strict=True):
-            if isinstance(one, Refusal):
-                entry = ItemResult(status=problems.status_of(one), error=Raw(problems.encode(one, call.request_id)))
-            else:
-                assert isinstance(spec, TaskSpec)
-                task = await self._task_of(Queue(call.identity.tenant, spec.job_type), one)
-                entry = ItemResult(status=200 if isinstance(one, Held) else 201, task=task_reply(task, jobs=call.jobs))
-            entries.append(entry)
+        for number, (one, spec) in enumerate(zip(results, specs, strict=True)):
+            try:
+                if isinstance(spec, Refusal):
+                    raise spec
+                queue, name = Queue(call.identity.tenant, spec.job_type), names[number : number + 1]
+                task, is_new = await self._stored(queue, spec, one, name)
+            except Refusal as refusal:
+                error = Raw(problems.encode(refusal, call.request_id))
+                entries.append(ItemResult(status=problems.status_of(refusal), error=error))
+                continue
+            entries.append(ItemResult(status=201 if is_new else 200, task=task_reply(task, jobs=call.jobs)))
         return Made((), 200, "", encode(ItemResults(results=entries)))
 
     async def _answer(self, call: Call, made: Made, *, single: bool, replayed: bool = False) -> Reply:
@@ -329,11 +331,28 @@ class Producers:
             return Reply(made.status, made.body, headers)
         return Reply(200 if is_final(task.status) else 202, encode(task_reply(task, jobs=call.jobs)), headers)
 
-    async def _task_of(self, queue: Queue, outcome: Task | Held) -> Task:
-        if isinstance(outcome, Task):
-            return outcome
-        part = self._store.queue_of(queue.tenant, outcome.task_id)
-        return await self._inspector.get(part, outcome.task_id, with_gone=True)
+    async def _stored(
+        self, queue: Queue, spec: TaskSpec, outcome: Task | Held | Refusal, name: Sequence[str]
+    ) -> tuple[Task, bool]:
+        """Read what a producer's task became: itself and True, or the one that holds its unique key and False.
+
+        Raises the outcome that is a refusal; TaskChanged when holder after holder is gone before it can be read.
+        """
+        holder = ""
+        for _ in range(_HELD_TRIES):
+            if isinstance(outcome, Refusal):
+                raise outcome
+            if isinstance(outcome, Task):
+                return outcome, True
+            holder = outcome.task_id
+            try:
+                return await self._inspector.get(
+                    self._store.queue_of(queue.tenant, holder), holder, with_gone=True
+                ), False
+            except TaskNotFound:
+                # Somebody deleted it since, and its key is free by now.
+                (outcome,) = await self._store.enqueue(queue, (spec,), names=name)
+        raise TaskChanged(holder)
 
     def _names(self, tenant: str, specs: Sequence[TaskSpec | Refusal], *, atomic: bool) -> list[str]:
         """Make names for what a request with an Idempotency-Key is to store, so that its repetition makes the same."""

@@ -51,7 +51,7 @@ local function held_by(i)
   if not holder then return nil, nil, key end
   local place = redis.call('ZSCORE', QUEUE, holder)
   -- One that this call is about to store waits, too.
-  local waits = given[holder] or place and tonumber(place) < LEASED
+  local waits = given[holder] or place and tonumber(place) < LEASED and fetch(JOB .. holder)
   if on_conflict == 'replace' and waits then return 'replaced', holder end
   return on_conflict == 'return' and 'existing' or 'conflict', holder
 end
