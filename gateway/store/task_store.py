@@ -500,13 +500,18 @@ class TaskStore:
 
     async def forget_older(self, queue: Queue) -> None:
         """Give the present partitions the whole of the limits again, once those of a time when there were more are
-        worked off. Nothing happens while they hold tasks that are not final."""
+        worked off: nothing happens while they hold tasks that are not completed."""
         known = await self.settings(queue)
         if known.spread <= known.partitions:
             return
         older = [self._part(queue, number) for number in range(known.partitions, known.spread)]
         counts = await asyncio.gather(*(self.submit_read("stats", part, None) for part in older))
-        holding = [number for number, (_, ready, due, leased, *_) in enumerate(counts, 1) if ready or due or leased]
+        # What failed or was cancelled may be sent back.
+        holding = [
+            number
+            for number, (_, ready, due, leased, _, failed, cancelled, *_) in enumerate(counts, 1)
+            if ready or due or leased or failed or cancelled
+        ]
         spread = known.partitions + max(holding, default=0)
         if spread == known.spread:
             return

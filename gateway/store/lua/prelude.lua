@@ -130,7 +130,7 @@ local function settings()
       rate_per_second = tonumber(found[4]), max_processing_per_key = tonumber(found[5]) or RUNNING_OF_A_KEY,
       paused_until_ms = tonumber(found[6]) or 0, partitions = tonumber(found[7]) or 1, spread = tonumber(found[8]) or 1 }
     local partitions, spread = known_settings.partitions, known_settings.spread
-    if partitions > 1 or spread > 1 then
+    if partitions > 1 or spread > 1 or PARTITION > 0 then
       local processing, rate = known_settings.max_processing, known_settings.rate_per_second
       -- From before there were fewer: each is worked off by the least that it needs, which the others go without.
       local older = math.max(spread - partitions, 0)
