@@ -174,14 +174,15 @@ for p = 0, polls - 1 do
       redis.call('SET', key, before[key], 'PX', longest + 60000)
     end
   end
-  if tasks ~= 1 and #tasks == 0 and ARGV[base + 5] == '1' then unserved = unserved + 1 end
+  if (tasks == 1 or #tasks == 0) and ARGV[base + 5] == '1' then unserved = unserved + 1 end
   reply[8 + p] = tasks
 end
 
 write_leases()
 spend(now, handed)
 if free <= 0 then free, resumes_at = room(now) end
-reply[3] = free > 0 and ready_count() or 0
+-- Who read the line to its end knows that there is nothing left.
+reply[3] = free > 0 and not (drained and place >= #line) and ready_count() or 0
 if unserved > 0 and reply[3] == 0 then
   redis.call('ZADD', WAITING, now - waited_ms, gateway)
   redis.call('HSET', WANTS, gateway, unserved .. ':' .. now)
