@@ -248,7 +248,6 @@ async def test_older_partitions_give_their_part_of_the_limits_back_once_they_are
     gateway: LiveGateway, redis: Redis
 ) -> None:
     await spread(gateway, 6, max_processing=12)
-    await learn(gateway)
     for _ in range(6):
         await gateway.enqueue()
     await spread(gateway, 1, max_processing=12)

@@ -267,6 +267,9 @@ class QueueModel:
                     longest_ms = max(one[2] for one in tasks)
                     leases = [(one[0], one[1]) for one in tasks]
                     self.polls[name] = GivenToPoll(leases, now_ms + longest_ms + POLL_SPARE_MS)
+                elif claim.poll_id and claim.max == 0 and name not in self.polls:
+                    # That it was asked for is noted, too: it may have got tasks of another queue.
+                    self.polls[name] = GivenToPoll([], now_ms + (claim.lease_ms or 30_000) + POLL_SPARE_MS)
             if not tasks and stays:
                 unserved += 1
             given.append(tasks)
