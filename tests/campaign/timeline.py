@@ -201,7 +201,8 @@ def _note_grants(timeline: Timeline, operation: Operation) -> None:
 
 def _lease_asked_for(timeline: Timeline, operation: Operation, payload: str) -> float:
     """How long a lease of this task is when this poll is its first; infinite when nobody knows."""
-    item = timeline.items.get(payload)
+    # A task whose body somebody took from Redis comes with another payload than its producer's.
+    item = timeline.items.get(payload) if isinstance(payload, str) else None
     if item is None:
         return float("inf")
     asked = operation.facts.get("next", operation.facts).get("lease_seconds") or item.asked.get("lease_seconds", 30)
