@@ -180,9 +180,9 @@ def _note_grants(timeline: Timeline, operation: Operation) -> None:
     polls = operation.op == "poll" or "next" in operation.facts
     if polls and operation.status in (NO_ANSWER, 503) and effective(operation):
         timeline.lost_polls.append(operation)
-    for task, token, at, attempt, max_attempts, lease, payload, _, _ in (
-        operation.reply.get("tasks", ()) if polls else ()
-    ):
+    for task, token, at, attempt, max_attempts, lease, given, _, _ in operation.reply.get("tasks", ()) if polls else ():
+        # A task whose body was taken from Redis comes with another payload than its producer's text.
+        payload = given if isinstance(given, str) else msgspec.json.encode(given).decode()
         known = timeline.by_token.get(token)
         if known is not None:
             if known.task != task or abs(known.at - at) > ROUNDING_SECONDS:
@@ -201,8 +201,7 @@ def _note_grants(timeline: Timeline, operation: Operation) -> None:
 
 def _lease_asked_for(timeline: Timeline, operation: Operation, payload: str) -> float:
     """How long a lease of this task is when this poll is its first; infinite when nobody knows."""
-    # A task whose body somebody took from Redis comes with another payload than its producer's.
-    item = timeline.items.get(payload) if isinstance(payload, str) else None
+    item = timeline.items.get(payload)
     if item is None:
         return float("inf")
     asked = operation.facts.get("next", operation.facts).get("lease_seconds") or item.asked.get("lease_seconds", 30)
