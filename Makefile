@@ -34,13 +34,13 @@ types: $(VENV)/.dev
 
 check: lint types test  ## ruff, mypy --strict and the tests
 
-bench: $(VENV)/.dev  ## the benchmarks, on this machine, into benchmarks/results/
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev  ## the benchmarks, on this machine, into benchmarks/results/ and docs/performance.md
+	$(BIN)/python -m benchmarks --write-docs
 
-bench-peers: $(VENV)/.dev  ## the gateway beside other queues (Node and Go for theirs)
-	$(BIN)/python -m benchmarks.peers
+bench-peers: $(VENV)/.dev  ## the gateway beside other queues (Node and Go for theirs), likewise
+	$(BIN)/python -m benchmarks.peers --write-docs
 
-bench-docs: $(VENV)/.dev  ## the newest runs' goals, tables and pictures, into docs/performance.md
+bench-docs: $(VENV)/.dev  ## the goals from the newest run of both, into docs/performance.md
 	$(BIN)/python -m benchmarks.goals --write-docs
 
 profile: $(VENV)/.dev  ## where the gateway and Redis spend a task's time (needs py-spy)
