@@ -181,6 +181,10 @@ class Queue(msgspec.Struct, frozen=True):
     job_type: str
     partition: int = 0
 
+    def part(self, number: int) -> Queue:
+        """One partition of the queue that this is a partition of; 0: the first."""
+        return Queue(self.tenant, self.job_type, number)
+
     @property
     def whole(self) -> Queue:
         """The queue that this is a partition of."""

@@ -510,7 +510,7 @@ def queue_of(call: Call, task_id: str) -> Queue:
     if parts is None:
         raise TaskNotFound(task_id)
     queue = call.identity.queue(parts.job_type)
-    return Queue(queue.tenant, queue.job_type, parts.partition) if parts.partition else queue
+    return queue.part(parts.partition) if parts.partition else queue
 
 
 async def queues_of(call: Call, store: TaskStore, registry: Registry, job_type: str | None) -> list[Queue]:

@@ -179,9 +179,7 @@ class QueueAdmin:
         if rate is not None and settings.partitions > 1 and rate < 10 * settings.partitions:
             # Each partition gives out at least one task at once: together no more than a tenth of the rate.
             raise InvalidMember("rate_per_second", "is less than ten for each partition; they would pass it together")
-        await self._registry.register(
-            {queue, *(Queue(queue.tenant, queue.job_type, number) for number in range(1, settings.partitions))}
-        )
+        await self._registry.register({queue, *(queue.part(number) for number in range(1, settings.partitions))})
 
     async def _body(self, call: Call) -> bytes:
         call.query()

@@ -78,7 +78,7 @@ class Partitions:
         spread = self._count(queue)
         if spread == 1:
             return [queue]
-        return [msgspec.structs.replace(queue, partition=number) for number in range(spread)]
+        return [queue.part(number) for number in range(spread)]
 
     def in_turn(self, queue: Queue) -> list[Queue]:
         """List the partitions that may hold tasks, from any one on: whoever asks begins elsewhere."""

@@ -144,13 +144,13 @@ class TaskStore:
         places = [read_name(name) for name in names or self.make_names(queue, specs, atomic=atomic)]
         first = places[0].partition
         if all(place.partition == first for place in places):
-            part = self._part(queue, first)
+            part = queue.part(first)
             outcomes = await self._enqueue_anew(part, specs, atomic, [place.ulid for place in places])
         else:
             outcomes, numbers = [TaskNotFound("")] * len(specs), sorted({place.partition for place in places})
             for number in numbers:
                 mine = [i for i, place in enumerate(places) if place.partition == number]
-                part, done = self._part(queue, number), list[Task | Held | Refusal]()
+                part, done = queue.part(number), list[Task | Held | Refusal]()
                 try:
                     done += await self._enqueue_anew(
                         part, [specs[i] for i in mine], atomic, [places[i].ulid for i in mine]
@@ -184,7 +184,7 @@ class TaskStore:
             if not left or (atomic and len(left) < len(specs)):
                 return
             partitions = self._settings.get(queue, NO_SETTINGS).partitions
-            part = self._part(queue, (places[left[0]].partition + step) % partitions)
+            part = queue.part((places[left[0]].partition + step) % partitions)
             try:
                 done = await self._enqueue_anew(part, [specs[i] for i in left], atomic, [places[i].ulid for i in left])
             except (StoreFull, SettingsChanged):
@@ -207,10 +207,6 @@ class TaskStore:
                 if part.partition:
                     await self._copy_settings(part, fresh)
         raise SettingsChanged(queue.job_type)
-
-    @staticmethod
-    def _part(queue: Queue, partition: int) -> Queue:
-        return Queue(queue.tenant, queue.job_type, partition) if partition else queue
 
     async def _enqueue(
         self, queue: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str], known: QueueSettings
@@ -504,7 +500,7 @@ class TaskStore:
         known = await self.settings(queue)
         if known.spread <= known.partitions:
             return
-        older = [self._part(queue, number) for number in range(known.partitions, known.spread)]
+        older = [queue.part(number) for number in range(known.partitions, known.spread)]
         counts = await asyncio.gather(*(self.submit_read("stats", part, None) for part in older))
         # What failed or was cancelled may be sent back.
         holding = [
