@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
 
 FINAL = ("completed", "failed", "cancelled")
 
@@ -67,10 +70,11 @@ class Ledger:
             self.unseen += 1
 
     def violation(self, what: str) -> None:
-        """Note a broken promise; the first hundred are kept."""
+        """Note a broken promise; the first hundred are kept, and told at once: a run may be broken off."""
         self.counts["violations"] += 1
         if len(self.violations) < 100:
             self.violations.append(what)
+            log.warning("violation: %s", what)
 
     def took(self, what: str, seconds: float) -> None:
         """Note how long something took, for the sample under way."""
