@@ -113,8 +113,8 @@ class BodyTooLarge(Refusal):
 class BatchTooLarge(Refusal):
     code, title = "batch_too_large", "The batch has too many items"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"a batch may have {limit} items; send several", limit=limit)
+    def __init__(self, limit: int, what: str = "a batch") -> None:
+        super().__init__(f"{what} may have {limit} items; send several", limit=limit)
 
 
 class BatchRefused(Refusal):
@@ -383,9 +383,10 @@ class QueueFull(Refusal):
     code, title = "queue_full", "The queue holds its bound"
     retryable, retry_after_seconds = True, 1
 
-    def __init__(self, queue: str, depth: int, limit: int) -> None:
+    def __init__(self, queue: str, depth: int, limit: int, partitions: int = 1) -> None:
+        where = "" if partitions == 1 else f" in this one of its {partitions} partitions"
         super().__init__(
-            f"task pool is full: {queue} holds {depth} of {limit} waiting tasks; nothing was stored",
+            f"task pool is full: {queue} holds {depth} of {limit} waiting tasks{where}; nothing was stored",
             queue=queue,
             depth=depth,
             limit=limit,

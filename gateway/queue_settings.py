@@ -58,5 +58,13 @@ class QueueSettings(msgspec.Struct, frozen=True):
     version: int = 0
     spread: int = 1
 
+    def bound_of(self, partition: int, queue_limit: int) -> int:
+        """How many tasks may wait in one partition; the first has no less than any other. queue_limit: the gateway's.
+
+        As `most_waiting` in lua/prelude.lua.
+        """
+        share, rest = divmod(self.max_pending or queue_limit, self.partitions)
+        return share + (partition < rest)
+
 
 NO_SETTINGS = QueueSettings()

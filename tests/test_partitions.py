@@ -138,6 +138,7 @@ async def test_counts_and_lists_take_the_partitions_together(gateway: LiveGatewa
     assert queue | {"oldest_pending_seconds": 0} == alone | {"oldest_pending_seconds": 0}
     assert (queue["job_type"], queue["pending"], queue["failed"]) == ("demo", 11, 1)
     assert queue["totals"]["enqueued"] == 12
+    assert queue["partitions"] == 4
     assert (await gateway.get("/health")).json()["queue_depth"] == 11
     text = (await gateway.get("/metrics")).text
     assert text.count('gateway_queue_tasks{queue="demo",status="pending"}') <= 1
@@ -211,12 +212,29 @@ async def test_limits_are_divided_and_never_passed(gateway: LiveGateway) -> None
     assert len(await drain(gateway)) == 6
 
 
+async def test_an_atomic_batch_that_no_partition_could_ever_hold_is_refused_for_good(gateway: LiveGateway) -> None:
+    await spread(gateway, 3, max_pending=10)
+    await learn(gateway)
+    assert (await gateway.post("/tasks?atomic=true", [{"job_type": "demo"}] * 3)).status_code == 201
+    for _ in range(3):
+        reply = await gateway.post("/tasks?atomic=true", [{"job_type": "demo"}] * 4)
+    assert (reply.status_code, reply.json()["code"]) == (503, "queue_full"), "the first could hold four, were it empty"
+    assert "in this one of its 3 partitions" in reply.json()["detail"]
+    reply = await gateway.post("/tasks?atomic=true", [{"job_type": "demo"}] * 5)
+    assert (reply.status_code, reply.json()["code"], reply.json()["limit"]) == (413, "batch_too_large", 4)
+    assert reply.json()["detail"] == "an atomic batch for demo may have 4 items; send several"
+
+
 @pytest.mark.parametrize("limit", ["max_pending", "max_processing"])
 async def test_a_limit_below_the_number_of_partitions_is_refused(gateway: LiveGateway, limit: str) -> None:
     reply = await gateway.client.put("/queues/demo", json={"partitions": 4, limit: 3})
     assert (reply.status_code, reply.json()["member"]) == (400, limit)
     await spread(gateway, 4)
-    assert (await gateway.client.patch("/queues/demo", json={limit: 3})).status_code == 400
+    assert (await gateway.client.patch("/queues/demo", json={limit: 3})).json()["member"] == limit
+    await spread(gateway, 1, **{limit: 3})
+    reply = await gateway.client.patch("/queues/demo", json={"partitions": 4})
+    assert (reply.status_code, reply.json()["member"]) == (400, "partitions"), "what was sent is at fault"
+    assert f"4 of them need {limit} 4; it is 3" in reply.json()["detail"]
 
 
 async def test_a_rate_too_low_for_the_partitions_is_refused(clocked_gateway: LiveGateway) -> None:
@@ -225,7 +243,8 @@ async def test_a_rate_too_low_for_the_partitions_is_refused(clocked_gateway: Liv
     reply = await gateway.client.put("/queues/demo", json={"partitions": 4, "rate_per_second": 39})
     assert (reply.status_code, reply.json()["member"]) == (400, "rate_per_second")
     await gateway.client.put("/queues/demo", json={"rate_per_second": 0.5})
-    assert (await gateway.client.patch("/queues/demo", json={"partitions": 2})).status_code == 400
+    reply = await gateway.client.patch("/queues/demo", json={"partitions": 2})
+    assert (reply.status_code, reply.json()["member"]) == (400, "partitions")
     await spread(gateway, 3, rate_per_second=30)
     await learn(gateway)
     for _ in range(12):

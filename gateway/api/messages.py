@@ -574,7 +574,8 @@ class DirectiveReply(Reply):
 
 
 class QueueRecord(Reply):
-    """Counts of one queue. `pending`: ready now; `scheduled`: waits for its time (also before another attempt)."""
+    """Counts of one queue. `pending`: ready now; `scheduled`: waits for its time (also before another attempt);
+    `partitions`: how many may hold its tasks."""
 
     job_type: str
     pending: int
@@ -588,6 +589,7 @@ class QueueRecord(Reply):
     stored_bytes: int
     totals: dict[str, int]
     paused: bool = False
+    partitions: int = 1
 
 
 class QueueList(Reply):

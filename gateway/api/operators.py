@@ -154,6 +154,7 @@ class Operators:
             oldest_pending_seconds=stats.oldest_ms / 1000,
             stored_bytes=stats.stored_bytes,
             paused=stats.paused_ms > 0,
+            partitions=stats.partitions,
             totals=stats.totals,
         )
 

@@ -73,6 +73,7 @@ class QueueAdmin:
         given = decode(await self._body(call), _settings)
         settings = _changed(QueueSettings(), given)
         await self._limits.check_queues(queue.tenant, {queue})
+        _check_parts(settings, given)
         await self._register(queue, settings)
         changed = await self._store.configure(queue, settings, pause=_pause_of(given))
         return self._done(call, queue, "set a queue", changed)
@@ -85,6 +86,7 @@ class QueueAdmin:
         for _ in range(_PATCH_TRIES):
             known = await self._store.settings(queue)
             settings = _changed(known, given)
+            _check_parts(settings, given)
             await self._register(queue, settings)
             try:
                 changed = await self._store.configure(queue, settings, version=known.version, pause=_pause_of(given))
@@ -171,14 +173,6 @@ class QueueAdmin:
 
     async def _register(self, queue: Queue, settings: QueueSettings) -> None:
         """Note the queue, and each partition it is to have, before anything can stand there."""
-        limits = {"max_processing": settings.max_processing, "max_pending": settings.max_pending}
-        for name, limit in limits.items():
-            if limit is not None and limit < settings.partitions:
-                raise InvalidMember(name, "is less than the number of partitions; each of them needs a part of it")
-        rate = settings.rate_per_second
-        if rate is not None and settings.partitions > 1 and rate < 10 * settings.partitions:
-            # Each partition gives out at least one task at once: together no more than a tenth of the rate.
-            raise InvalidMember("rate_per_second", "is less than ten for each partition; they would pass it together")
         await self._registry.register({queue, *(queue.part(number) for number in range(1, settings.partitions))})
 
     async def _body(self, call: Call) -> bytes:
@@ -242,6 +236,24 @@ def _changed(known: QueueSettings, given: NewQueueSettings) -> QueueSettings:
     if not isinstance(given.defaults, UnsetType):
         changes["defaults"] = NO_DEFAULTS if given.defaults is None else _defaults(given.defaults)
     return msgspec.structs.replace(known, **changes)
+
+
+def _check_parts(settings: QueueSettings, given: NewQueueSettings) -> None:
+    """Refuse limits of which a partition's part would be nothing, in the name of the member that was sent."""
+    least = {
+        "max_processing": settings.partitions,
+        "max_pending": settings.partitions,
+        # Each partition gives out at least one task at once: together no more than a tenth of the rate.
+        "rate_per_second": 10 * settings.partitions if settings.partitions > 1 else 0,
+    }
+    for name, needed in least.items():
+        limit = getattr(settings, name)
+        if limit is None or limit >= needed:
+            continue
+        count = settings.partitions
+        if isinstance(getattr(given, name), UnsetType):
+            raise InvalidMember("partitions", f"{count} of them need {name} {needed}; it is {limit:g}")
+        raise InvalidMember(name, f"{limit:g} is too little for {count} partitions: {needed} at least")
 
 
 def _defaults(given: QueueDefaults) -> Defaults:

@@ -24,7 +24,7 @@ _CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
 
 class QueueStats(msgspec.Struct, frozen=True):
     """Counts of one queue at one moment. oldest_ms: for how long its oldest ready task has waited (0: none);
-    paused_ms: for how long yet it is paused."""
+    paused_ms: for how long yet it is paused; partitions: how many hold these tasks."""
 
     ready: int
     due: int
@@ -37,6 +37,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     stored_bytes: int = 0
     paused_ms: int = 0
     max_pending: int = 0
+    partitions: int = 1
 
 
 def together(parts: Sequence[QueueStats]) -> QueueStats:
@@ -60,6 +61,7 @@ def together(parts: Sequence[QueueStats]) -> QueueStats:
         stored_bytes=sum(part.stored_bytes for part in parts),
         paused_ms=first.paused_ms,
         max_pending=first.max_pending,
+        partitions=len(parts),
     )
 
 

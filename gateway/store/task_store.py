@@ -12,6 +12,7 @@ import msgspec
 from gateway import retries
 from gateway.errors import (
     BatchRefused,
+    BatchTooLarge,
     InvalidMember,
     QueueFull,
     Refusal,
@@ -135,7 +136,8 @@ class TaskStore:
         """Store new tasks of one queue, at most 1,000. names: made before (`make_names`), one a spec.
 
         Returns per spec the task; Held where its unique key gave another one (or replaced it); QueueFull where the
-        bound was reached; UniqueConflict. atomic: all or none, BatchRefused for those that stood beside a refused one.
+        bound was reached; UniqueConflict. atomic: all or none, BatchRefused for those that stood beside a refused one,
+        BatchTooLarge where they could not even fit into an empty queue.
         Source: lua/enqueue.lua.
         """
         if not names and self._settings.get(queue, NO_SETTINGS).partitions == 1:
@@ -231,13 +233,20 @@ class TaskStore:
                 holder = public_id(queue.job_type, arq_id, keys.tag)
                 outcomes.append(UniqueConflict(holder) if word == "conflict" else Held(holder))
             elif due_ms < 0:
-                limit = known.max_pending or self.queue_limit
-                outcomes.append(QueueFull(queue.job_type, depth, limit) if due_ms == -1 else BatchRefused([]))
+                outcomes.append(self._full(queue, known, depth, specs, atomic) if due_ms == -1 else BatchRefused([]))
             else:
                 status = Status.SCHEDULED if due_ms else Status.PENDING
                 task_id = f"{queue.job_type}~{start}{item[0]}"
                 outcomes.append(Task(task_id, status, spec, now_ms, due_ms or now_ms))
         return outcomes
+
+    def _full(
+        self, part: Queue, known: QueueSettings, depth: int, specs: Sequence[TaskSpec], atomic: bool
+    ) -> Refusal:
+        largest = known.bound_of(0, self.queue_limit)
+        if atomic and len(specs) > largest:
+            return BatchTooLarge(largest, f"an atomic batch for {part.job_type}")
+        return QueueFull(part.job_type, depth, known.bound_of(part.partition, self.queue_limit), known.partitions)
 
     async def claim(
         self, queue: Queue, claims: Sequence[Claim], *, stays: bool, others: int, waited_ms: int
