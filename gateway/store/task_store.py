@@ -240,9 +240,7 @@ class TaskStore:
                 outcomes.append(Task(task_id, status, spec, now_ms, due_ms or now_ms))
         return outcomes
 
-    def _full(
-        self, part: Queue, known: QueueSettings, depth: int, specs: Sequence[TaskSpec], atomic: bool
-    ) -> Refusal:
+    def _full(self, part: Queue, known: QueueSettings, depth: int, specs: Sequence[TaskSpec], atomic: bool) -> Refusal:
         largest = known.bound_of(0, self.queue_limit)
         if atomic and len(specs) > largest:
             return BatchTooLarge(largest, f"an atomic batch for {part.job_type}")
