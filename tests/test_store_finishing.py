@@ -268,6 +268,15 @@ async def test_a_cancel_says_what_the_task_already_is(store: Store, clock: Clock
         assert refused.value.members["task_status"] == ending.__name__
 
 
+async def test_a_patch_says_how_the_task_ended(store: Store, clock: Clock) -> None:
+    for ending in (completed, failed, cancelled):
+        task = await lives.enqueue(store)
+        await ending(store, clock, task.id)
+        with pytest.raises(AlreadyFinished) as refused:
+            await store.tasks.patch(lives.QUEUE, task.id, lambda spec: spec, None)
+        assert refused.value.members["task_status"] == ending.__name__
+
+
 async def test_a_thousand_finished_tasks_are_purged_without_a_rest(store: Store, clock: Clock, redis: Redis) -> None:
     await lives.enqueue_many(store, 1000, retention_ms=20_000)
     for leased in await lives.take(store, 1000, poll_id="p"):

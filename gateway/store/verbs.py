@@ -379,8 +379,8 @@ class _Patch(ScriptCall):
                     self.store.listener.alarm(item[0], due_ms)
             elif word == b"processing":
                 outcomes.append(AlreadyStarted(item[1]))
-            elif word == b"final":
-                outcomes.append(AlreadyFinished(item[1], "final"))
+            elif word in (b"completed", b"failed", b"cancelled"):
+                outcomes.append(AlreadyFinished(item[1], word.decode()))
             else:
                 outcomes.append(TaskNotFound(item[1]))
         return outcomes

@@ -4,7 +4,7 @@
 --       id, body it was read with (without its time), new body (without its time), priority (0..3),
 --       due ('' as it is, '0' now, '+ms' from now, or unix ms)
 -- Returns: 'ok', now, tasks for this gateway to claim, then per task: {word, due}; word: ok, changed (since it was
---          read), processing, final, missing; due: unix ms (0: ready)
+--          read), processing, completed / failed / cancelled (final already), missing; due: unix ms (0: ready)
 local now, gateway, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local reply, ready = { 'ok', now, 0 }, 0
 allow_when_full()
@@ -14,7 +14,9 @@ for i = 1, total do
   local place, body = redis.call('ZSCORE', QUEUE, id), fetch(JOB .. id)
   place = place and tonumber(place)
   if not place or not body then
-    reply[3 + i] = { record_of(id) and 'final' or 'missing', 0 }
+    local record = record_of(id)
+    local facts = record and facts_of(record)
+    reply[3 + i] = { facts and facts[1] or 'missing', 0 }
   elseif place >= LEASED then
     reply[3 + i] = { 'processing', 0 }
   elseif string.sub(body, 1, #known) ~= known then
