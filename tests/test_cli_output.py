@@ -101,6 +101,19 @@ async def test_list_and_file_print_a_document_a_line(gateway: LiveGateway) -> No
     assert [json.loads(line)["job_type"] for line in listed.lines] == ["c", "a"]
 
 
+async def test_a_line_whose_unique_key_is_held_is_told_apart_from_one_that_was_stored(gateway: LiveGateway) -> None:
+    line = '{"job_type": "a", "unique_key": "one"}\n'
+    ended = await run(gateway.url, "enqueue", "--file", "-", stdin=line + line + '{"job_type": "a"}\n')
+    assert (ended.code, ended.out, ended.err) == (0, "2 enqueued, 1 known by unique key\n", "")
+    lines = line + '{"job_type": "a", "unique_key": "one", "on_conflict": "reject"}\n'
+    ended = await run(gateway.url, "enqueue", "--file", "-", stdin=lines)
+    assert (ended.code, ended.out) == (1, "0 enqueued, 1 known by unique key, 1 refused\n")
+    assert ended.err.startswith("line 2: ")
+    ended = await run(gateway.url, "enqueue", "--file", "-", "--json", stdin=line)
+    (known,) = (json.loads(one) for one in ended.lines)
+    assert (known["unique_key"], ended.code) == ("one", 0)
+
+
 async def test_json_keeps_every_digit_and_one_line_a_document(gateway: LiveGateway) -> None:
     payload = '{"big": 12345678901234567890123, "one": 1.0,\n "tiny": 1e-400}'
     ended = await run(gateway.url, "enqueue", "demo", "-", "--json", stdin=payload)

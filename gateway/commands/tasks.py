@@ -228,7 +228,7 @@ def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json:
         # Lines are payloads then.
         start = b'{"job_type": ' + json.dumps(job_type).encode() + b', "payload": '
         lines = [start + line + b"}" for line in lines]
-    stored = wrong = number = 0
+    stored = known = wrong = number = 0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err,
         disable=not err.is_terminal,
@@ -251,18 +251,20 @@ def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json:
                 progress.update(bar, description=f"waiting: {answer.problem.get('title', answer.code).lower()}")
                 time.sleep(answer.retry_after_seconds or 1)
                 answer = _enqueue_chunk(gateway, chunk)
-            for task, problem in _entries(answer):
+            for entry in _entries(answer):
                 number += 1
-                if task is not None:
-                    stored += 1
-                    if as_json:
-                        print_raw(task)
-                else:
+                if entry.status >= 400:
                     wrong += 1
+                    problem = json.loads(bytes(entry.error))
                     err.print(f"line {number}: {plain(problem['detail'])}", markup=False, soft_wrap=True)
+                    continue
+                stored, known = stored + (entry.status == 201), known + (entry.status != 201)
+                if as_json:
+                    print_raw(bytes(entry.task))
             progress.update(bar, advance=len(chunk), description="enqueuing")
     if not as_json:
-        say(f"{stored} enqueued" + (f", {wrong} refused" if wrong else ""))
+        found = f", {known} known by unique key" if known else ""
+        say(f"{stored} enqueued{found}" + (f", {wrong} refused" if wrong else ""))
     raise typer.Exit(REFUSED if wrong else 0)
 
 
@@ -290,17 +292,11 @@ def _enqueue_chunk(gateway: Gateway, chunk: list[bytes]) -> Answer | Refused:
         raise
 
 
-def _entries(answer: Answer) -> Iterator[tuple[bytes | None, dict[str, Any]]]:
-    """What became of each line: its task, or its problem."""
+def _entries(answer: Answer) -> list[_Entry]:
+    """What became of each line: 201 with its task, 200 with the one that holds its unique key, or its problem."""
     if answer.status == 201:
-        for task in msgspec.json.decode(answer.raw, type=_Stored).tasks:
-            yield bytes(task), {}
-        return
-    for entry in msgspec.json.decode(answer.raw, type=_Entries).results:
-        if entry.status == 201:
-            yield bytes(entry.task), {}
-        else:
-            yield None, json.loads(bytes(entry.error))
+        return [_Entry(201, task) for task in msgspec.json.decode(answer.raw, type=_Stored).tasks]
+    return msgspec.json.decode(answer.raw, type=_Entries).results
 
 
 def _chunks(lines: list[bytes]) -> Iterator[list[bytes]]:
