@@ -675,3 +675,22 @@ def test_functions_that_cannot_be_handlers_are_refused() -> None:
 
     with pytest.raises(ValueError, match="already"):
         worker.task("once")
+
+
+async def test_the_log_calls_a_release_one_after_earlier_attempts_too(
+    gateway: LiveGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = make(gateway)
+    ways: list[Exception] = [Retry(0), Release(in_seconds=0.01)]
+
+    @worker.task("elsewhere")
+    async def elsewhere() -> None:
+        if ways:
+            raise ways.pop(0)
+
+    task = await gateway.enqueue("elsewhere")
+    with caplog.at_level(logging.INFO, "workers_sdk"):
+        async with running(worker):
+            await final(gateway, task)
+    said = [record.message for record in caplog.records if hasattr(record, "task_id")]
+    assert said == ["failed an attempt", "released a task", "completed a task"]

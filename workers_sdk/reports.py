@@ -29,8 +29,6 @@ _WORDS = {
     "failed": "failed a task",
     "retrying": "failed an attempt",
     "cancelled": "cancelled a task",
-    "pending": "released a task",
-    "scheduled": "released a task",
 }
 
 
@@ -183,7 +181,9 @@ class Outbox:
     def _hear(self, lease: Lease, outcome: Outcome, result: ItemResult) -> bool:
         """Take note of one report's reply. False: it has to be sent again."""
         if result.status == 200:
-            word = _WORDS.get(result.task_status or "", "reported on a task")
+            # After earlier attempts a task that is given back may be `retrying`, too.
+            released = outcome.outcome == "release" and result.task_status != "cancelled"
+            word = "released a task" if released else _WORDS.get(result.task_status or "", "reported on a task")
             level = logging.INFO if outcome.error is None else logging.WARNING
             self._settle(lease, level, word, outcome)
             return True
