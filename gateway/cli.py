@@ -33,8 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Background jobs over plain HTTP: producers POST, workers in any language long-poll.",
 )
-Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: HOST, or 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: PORT, or 8080]", min=0, max=65535)]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="HOST, or 127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on.", show_default="PORT, or 8080", min=0, max=65535)]
 
 _WELCOME = """
 [bold]tasks-gateway[/] is up at [bold]{url}[/], with {pool} bundled workers for the queue [bold]default[/].{token}

@@ -1,4 +1,4 @@
-"""docs/cli.md names every command, and nothing that is not there."""
+"""docs/cli.md names every command, and nothing that is not there; --help shows all that it was given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import typer.main
 
 from gateway.cli import app
-from tests.command_line import ROOT
+from tests.command_line import ROOT, run
 
 _TEXT = (ROOT / "docs" / "cli.md").read_text()
 _EXAMPLES = re.findall(r"^\$ (.*\bgateway\b.*)$", _TEXT, re.MULTILINE)
@@ -49,3 +49,22 @@ def test_every_example_can_be_called() -> None:
 def test_every_option_in_the_text_is_one() -> None:
     known = {option for command in commands().values() for one in command.params for option in one.opts}
     assert set(re.findall(r"--[a-z][a-z-]+", _TEXT)) <= known | {"--install-completion"}
+
+
+def test_no_help_holds_what_would_be_taken_for_markup() -> None:
+    for name, command in commands().items():
+        for one in (command, *command.params):
+            assert "[" not in (getattr(one, "help", None) or ""), (name, one.name)
+
+
+async def test_help_says_what_holds_where_an_option_is_left_out() -> None:
+    for arguments, hints in (
+        (("queue", "pause"), ("until it is resumed", "from HOST and PORT", "GATEWAY_TOKEN, also of .env")),
+        (("serve",), ("HOST, or 127.0.0.1", "PORT, or 8080")),
+        (("keys", "create"), ("all but admin", "yours", "never")),
+        (("token",), ("all but admin", "default")),
+        (("queue", "redrive"), ("all at once",)),
+    ):
+        shown = " ".join((await run(None, *arguments, "--help", COLUMNS="250")).out.split())
+        for hint in hints:
+            assert f"[default: ({hint})]" in shown, (arguments, shown)

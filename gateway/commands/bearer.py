@@ -16,7 +16,8 @@ TokenFile = Annotated[
     typer.Option(
         "--token-file",
         envvar="GATEWAY_TOKEN_FILE",
-        help="File with the token or API key to send. [default: GATEWAY_TOKEN, also of .env]",
+        help="File with the token or API key to send.",
+        show_default="GATEWAY_TOKEN, also of .env",
     ),
 ]
 _ENV_FILE = Path(".env")

@@ -26,7 +26,8 @@ from gateway.commands.output import (
 from gateway.config import ConfigError, Settings, load
 
 Url = Annotated[
-    str | None, typer.Option("--url", envvar="GATEWAY_URL", help="Where the gateway is. [default: from HOST and PORT]")
+    str | None,
+    typer.Option("--url", envvar="GATEWAY_URL", help="Where the gateway is.", show_default="from HOST and PORT"),
 ]
 TaskIdArgument = Annotated[str, typer.Argument(help="The task's id.", show_default=False)]
 _PAGE = 200

@@ -41,13 +41,15 @@ def create(
     name: Annotated[str, typer.Argument(help="What it is for, such as ci.", show_default=False)],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="tasks:write, tasks:read, work or admin; may be repeated. [default: all but admin]"),
+        typer.Option(help="tasks:write, tasks:read, work or admin; may be repeated.", show_default="all but admin"),
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Its tenant. [default: yours]")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Its tenant.", show_default="yours")] = None,
     job_type: Annotated[
         list[str] | None, typer.Option(help="Only these: a name, or prefix.*; may be repeated.")
     ] = None,
-    expires_in: Annotated[float | None, typer.Option(min=1, help="Seconds until it ends. [default: never]")] = None,
+    expires_in: Annotated[
+        float | None, typer.Option(min=1, help="Seconds until it ends.", show_default="never")
+    ] = None,
     local: Local = False,
     url: Url = None,
     token_file: TokenFile = None,

@@ -31,7 +31,9 @@ def set_(
     max_pending: Annotated[str | None, typer.Option(help="Waiting tasks; more are refused.")] = None,
     max_processing: Annotated[str | None, typer.Option(help="Tasks being worked on at a time.")] = None,
     rate_per_second: Annotated[str | None, typer.Option(help="Tasks handed out in a second.")] = None,
-    max_processing_per_key: Annotated[str | None, typer.Option(help="The same, per concurrency_key.")] = None,
+    max_processing_per_key: Annotated[
+        str | None, typer.Option(help="Tasks of one concurrency_key being worked on at a time.")
+    ] = None,
     partitions: Annotated[str | None, typer.Option(help="Over how many parts new tasks are spread.")] = None,
     lease_seconds: Annotated[str | None, typer.Option(help="Lease of tasks that ask for none.")] = None,
     max_attempts: Annotated[str | None, typer.Option(help="Most attempts, likewise.")] = None,
@@ -65,7 +67,9 @@ def set_(
 @app.command(cls=Command)
 def pause(
     name: Name,
-    seconds: Annotated[float | None, typer.Option(min=0, help="For so long. [default: until it is resumed]")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="For so long.", show_default="until it is resumed")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="Until a time, such as 2030-01-31T08:00:00Z.")] = None,
     url: Url = None,
     token_file: TokenFile = None,
@@ -100,7 +104,9 @@ def purge(name: Name, yes: Yes = False, url: Url = None, token_file: TokenFile =
 @app.command(cls=Command)
 def redrive(
     name: Name,
-    rate: Annotated[float | None, typer.Option(help="Tasks a second that become due. [default: all at once]")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Tasks a second that become due.", show_default="all at once")
+    ] = None,
     tag: Tag = None,
     dry_run: DryRun = False,
     url: Url = None,

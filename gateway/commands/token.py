@@ -16,10 +16,10 @@ _HOUR_SECONDS = 3600
 
 
 def token(
-    tenant: Annotated[str | None, typer.Option(help="Its tenant. [default: default]")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Its tenant.", show_default="default")] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="tasks:write, tasks:read, work or admin; may be repeated. [default: all but admin]"),
+        typer.Option(help="tasks:write, tasks:read, work or admin; may be repeated.", show_default="all but admin"),
     ] = None,
     job_type: Annotated[
         list[str] | None, typer.Option(help="Only these: a name, or prefix.*; may be repeated.")
