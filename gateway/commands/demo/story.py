@@ -36,7 +36,6 @@ from gateway.commands.output import (
 _FILES = ("app.py", "cli.py", "config.py", "tasks.py", "server.py", "store/keys.py", "store/task_store.py",
           "store/lua/claim.lua", "store/lua/enqueue.lua", "api/workers.py", "api/openapi.py", "py.typed")  # fmt: skip
 _PATIENCE_SECONDS = 12.0
-_FINAL = ("completed", "failed", "cancelled")
 _LABELS = {"python": "Python", "bash": "bash and curl", "node": "Node"}
 
 
