@@ -12,7 +12,20 @@ import msgspec
 import pytest
 
 from tests.harness import LiveGateway, live_gateway, wait_until
-from workers_sdk import Client, Conflict, GatewayError, NotFound, PartlyRefused, SyncClient, Unavailable, Unreachable
+from workers_sdk import (
+    Client,
+    Conflict,
+    GatewayError,
+    LeasedTask,
+    NewTask,
+    NotFound,
+    PartlyRefused,
+    SyncClient,
+    Task,
+    TaskOptions,
+    Unavailable,
+    Unreachable,
+)
 
 
 class Broken:
@@ -111,6 +124,13 @@ async def test_a_task_may_be_told_when_to_run(gateway: LiveGateway) -> None:
         task = await client.enqueue("later", run_at=moment)
         assert (task.status, task.run_at) == ("scheduled", moment)
         assert (await client.enqueue("later", delay_seconds=60)).status == "scheduled"
+
+
+async def test_a_task_has_no_member_that_the_gateway_does_not_have(gateway: LiveGateway) -> None:
+    schemas = (await gateway.get("/openapi.json")).json()["components"]["schemas"]
+    assert set(NewTask.__annotations__) | set(TaskOptions.__annotations__) <= set(schemas["NewTask"]["properties"])
+    for told, schema in ((Task, "TaskReply"), (LeasedTask, "LeasedTaskReply")):
+        assert {field.encode_name for field in msgspec.structs.fields(told)} <= set(schemas[schema]["properties"])
 
 
 async def test_waiting_ends_after_its_timeout(gateway: LiveGateway) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Literal, Required, TypedDict, TypeVar
 import msgspec
 from msgspec import Raw
 
-Status = Literal["scheduled", "blocked", "pending", "processing", "retrying", "completed", "failed", "cancelled"]
 Priority = Literal["low", "normal", "high", "critical"]
 FINAL = frozenset({"completed", "failed", "cancelled"})
 _NULL = Raw(b"null")
@@ -78,9 +77,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     attempts: list[Attempt] | None = None
     log: list[LogLine] | None = None
-    depends_on: list[str] | None = None
-    workflow_id: str | None = None
-    schedule_id: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
 
@@ -110,17 +106,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeasedTask(Task, frozen=True, kw_only=True):
-    """A task in a worker's hands. parents_json: the results of the tasks it depends on."""
+    """A task in a worker's hands."""
 
     lease_token: str
     lease_seconds: float
     heartbeat_seconds: float = 0.0
-    parents_json: Raw = msgspec.field(name="parents", default=_NULL)
-
-    @property
-    def parents(self) -> Any:
-        """The results of the tasks it depends on."""
-        return msgspec.json.decode(self.parents_json)
 
     def __repr__(self) -> str:
         """Without the token, which must not end up in a log."""
@@ -157,10 +147,6 @@ class TaskOptions(TypedDict, total=False):
     unique_until: Literal["started", "finished"] | float
     on_conflict: Literal["return", "reject", "replace"]
     tags: dict[str, str]
-    callback_url: str
-    callback_events: list[str]
-    depends_on: list[str]
-    on_parent_failure: Literal["fail", "cancel", "run"]
 
 
 class NewTask(TaskOptions, total=False):

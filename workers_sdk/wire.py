@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from workers_sdk.tasks import LeasedTask
 
-Directive = Literal["run", "drain", "stop"]
 MAX_ITEMS = 1000
 # The gateway refuses bodies above 1 MiB.
 MAX_BODY_BYTES = 1_000_000
