@@ -1,4 +1,4 @@
-"""What producers call. Protocol, section 2.
+"""What producers call: docs/protocol.md, Producers.
 
 A request is repeated by itself only where that is safe: reads, enqueues (each carries an Idempotency-Key), and whatever
 was refused before anything happened. Everything else is raised to the caller.
@@ -82,7 +82,7 @@ class Client:
     async def enqueue(
         self, job_type: str, payload: Any = None, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
     ) -> Task:
-        """Store one task. payload: what msgspec can encode. options: members of the protocol, section 2.
+        """Store one task. payload: what msgspec can encode. options: docs/protocol.md, NewTask.
 
         idempotency_key: repeating the call with it within a day returns the same task; without it each call has its
         own. Returns the task, stored, or the existing one of its `unique_key`. Unavailable (`queue_full`): nothing

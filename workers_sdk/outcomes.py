@@ -1,4 +1,4 @@
-"""How an attempt ended, as the gateway is told. Protocol, `POST /outcomes`."""
+"""How an attempt ended, as the gateway is told: docs/protocol.md, POST /outcomes."""
 
 from __future__ import annotations
 

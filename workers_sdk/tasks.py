@@ -1,4 +1,7 @@
-"""Tasks as the gateway tells of them. Members that this version does not know are ignored. Protocol, section 1."""
+"""Tasks as the gateway tells of them. Members that this version does not know are ignored.
+
+What their states mean: docs/protocol.md, Life of a task.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +132,7 @@ class RetryRule(TypedDict, total=False):
 
 
 class TaskOptions(TypedDict, total=False):
-    """The members of a new task beside its type and payload. Meanings and defaults: protocol, section 2."""
+    """The members of a new task beside its type and payload. Meanings and defaults: docs/protocol.md, NewTask."""
 
     title: str
     description: str

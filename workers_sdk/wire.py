@@ -1,4 +1,4 @@
-"""Requests and replies of the worker's calls. Protocol, section 3."""
+"""Requests and replies of the worker's calls: docs/protocol.md, Workers."""
 
 from __future__ import annotations
 
