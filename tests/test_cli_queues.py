@@ -157,6 +157,35 @@ async def test_nothing_is_meant_by_chance(gateway: LiveGateway) -> None:
     assert await statuses(gateway) == ["pending"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["enqueue", "demo"],
+        ["list"],
+        ["cancel", "--yes"],
+        ["retry"],
+        ["delete", "--yes"],
+        ["queue", "redrive", "demo"],
+    ],
+)
+async def test_a_tag_that_is_none_changes_nothing_and_is_named(gateway: LiveGateway, arguments: list[str]) -> None:
+    await gateway.enqueue(tags={"web": ""})
+    for tags in (["web"], [":web"], ["web:1", "web:2"]):
+        ended = await run(gateway.url, *arguments, *(word for tag in tags for word in ("--tag", tag)))
+        assert (ended.code, ended.out) == (2, ""), tags
+        assert f"--tag {tags[-1]}: " in ended.err
+    assert await statuses(gateway) == ["pending"]
+
+
+async def test_a_tag_may_be_empty_and_hold_colons(gateway: LiveGateway) -> None:
+    ended = await run(gateway.url, "enqueue", "demo", "--tag", "at:08:00", "--tag", "web:", "--json")
+    task = json.loads(ended.out)
+    assert task["tags"] == {"at": "08:00", "web": ""}
+    listed = await run(gateway.url, "list", "--tag", "web:", "--tag", "at:08:00", "--json")
+    assert [json.loads(line)["id"] for line in listed.lines] == [task["id"]]
+    assert (await run(gateway.url, "list", "--tag", "web:1", "--json")).out == ""
+
+
 async def test_top_says_that_it_is_refused(gateway: LiveGateway) -> None:
     with terminal(gateway.url, "top", "--interval", "0.2") as one:
         await one.until("dispatch")

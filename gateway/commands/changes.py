@@ -10,16 +10,11 @@ import typer
 from rich.text import Text
 
 from gateway.commands.bearer import TokenFile
+from gateway.commands.choices import After, Before, JobType, Status, Tag, Worker, filter_of
 from gateway.commands.client import Answer, Gateway, Url, path_of
 from gateway.commands.output import USAGE, AsJson, err, fail, painted, print_raw, say
 
 TaskId = Annotated[str | None, typer.Argument(help="One task; without it, those chosen.", show_default=False)]
-Status = Annotated[str | None, typer.Option(help="One or more states, separated by commas.")]
-JobType = Annotated[str | None, typer.Option("--type", help="One queue only.")]
-Tag = Annotated[list[str] | None, typer.Option(help="name:value; may be repeated.")]
-Worker = Annotated[str | None, typer.Option(help="Tasks that this worker had.")]
-After = Annotated[str | None, typer.Option("--created-after", help="A time, such as 2030-01-31T08:00:00Z.")]
-Before = Annotated[str | None, typer.Option("--created-before", help="A time, likewise.")]
 All = Annotated[bool, typer.Option("--all", help="All there are, in every queue.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
@@ -92,27 +87,6 @@ def delete(
     if not filter and not all_:
         fail("choose which (--type, --status, --tag, ..), or say --all", USAGE)
     _many(gateway, "delete", filter, dry_run=dry_run, sure=yes, as_json=json_)
-
-
-def filter_of(
-    status: str | None,
-    job_type: str | None,
-    tag: list[str] | None,
-    worker: str | None,
-    created_after: str | None = None,
-    created_before: str | None = None,
-) -> dict[str, Any]:
-    """What was chosen, as the protocol's filter."""
-    given = {
-        "status": status.split(",") if status else None, "job_type": job_type, "tags": tags_of(tag),
-        "worker_id": worker, "created_after": created_after, "created_before": created_before,
-    }  # fmt: skip
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def tags_of(tag: list[str] | None) -> dict[str, str] | None:
-    """Tags as they are typed, name:value. None: there are none."""
-    return dict(one.partition(":")[::2] for one in tag) if tag else None
 
 
 def confirm(question: str) -> None:

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import typer
 
 from gateway.commands.bearer import TokenFile
-from gateway.commands.changes import DryRun, Tag, Yes, confirm, tags_of, tell_counts
+from gateway.commands.changes import DryRun, Yes, confirm, tell_counts
+from gateway.commands.choices import Tag, tags_of
 from gateway.commands.client import Answer, Command, Gateway, Url
 from gateway.commands.output import USAGE, AsJson, fail, print_raw, say
 

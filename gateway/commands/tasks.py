@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from gateway.commands.bearer import TokenFile
+from gateway.commands.choices import JobType, Status, Tag, Worker, tags_of
 from gateway.commands.client import Answer, Gateway, Refused, TaskIdArgument, Url, path_of
 from gateway.commands.output import (
     REFUSED,
@@ -56,7 +57,7 @@ def enqueue(
     priority: Annotated[str | None, typer.Option(help="low, normal, high or critical.")] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds to wait before it may start.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Most attempts, 1 to 1000.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="name:value; may be repeated.")] = None,
+    tag: Tag = None,
     wait: _Wait = None,
     url: Url = None,
     token_file: TokenFile = None,
@@ -76,7 +77,7 @@ def enqueue(
         fail(f"the payload is not JSON: {error}. A text needs its quotes: '\"like this\"'", USAGE)
     options = {
         "job_type": job_type, "title": title, "priority": priority, "delay_seconds": delay,
-        "max_attempts": max_attempts, "tags": dict(one.partition(":")[::2] for one in tag) if tag else None,
+        "max_attempts": max_attempts, "tags": tags_of(tag),
     }  # fmt: skip
     members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
     # The payload goes as it was typed: 1.0 stays 1.0.
@@ -117,17 +118,18 @@ def get(
 
 
 def list_tasks(
-    status: Annotated[str | None, typer.Option(help="One or more states, separated by commas.")] = None,
-    job_type: Annotated[str | None, typer.Option("--type", help="One queue only.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="name:value; may be repeated.")] = None,
-    worker: Annotated[str | None, typer.Option(help="Tasks that this worker had.")] = None,
+    status: Status = None,
+    job_type: JobType = None,
+    tag: Tag = None,
+    worker: Worker = None,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks to list.")] = 50,
     url: Url = None,
     token_file: TokenFile = None,
     json_: AsJson = False,
 ) -> None:
     """List tasks, newest first. --json prints a task a line."""
-    pages = Gateway(url, token_file).pages(limit, status=status, job_type=job_type, tag=tag, worker_id=worker)
+    tags = [f"{name}:{value}" for name, value in (tags_of(tag) or {}).items()]
+    pages = Gateway(url, token_file).pages(limit, status=status, job_type=job_type, tag=tags, worker_id=worker)
     if json_:
         for page in pages:
             for task in page:
