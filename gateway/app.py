@@ -103,7 +103,7 @@ class GatewayApp(Starlette):
         queues = QueueAdmin(self.store, self.inspector, self.registry, self.limits, body)
         key_ring = KeyRing(self.api_keys, body)
         tenants = TenantDesk(self.limits, self.tenants, self.registry, body)
-        bulk = Bulk(self.store, self.inspector, self.registry, body)
+        bulk = Bulk(self.store, self.inspector, self.registry, self.limits, body)
         workers = Workers(self.store, self.registry, self.manager, body)
         operators = Operators(
             self.store, self.inspector, self.registry, self.manager, self.watch, self.meter, guard, settings.warnings()

@@ -145,15 +145,19 @@ class TenantLimits:
             self._stocks[whose, bucket] = _Stock(granted.stored, granted.left, now, granted.full_ms, policy)
         return (policy, _left(bucket, granted.left + granted.stored, granted.full_ms / 1000))
 
-    async def check_batch(self, tenant: str, tasks: int, size_bytes: int) -> None:
-        """See whether a tenant may store so much more. Raises BatchTooLarge, BodyTooLarge, QuotaExceeded.
+    def check_batch(self, tenant: str, tasks: int) -> None:
+        """See whether a tenant may send so many tasks in one batch. Raises BatchTooLarge."""
+        limits = self.of(tenant)
+        if limits.max_batch is not None and tasks > limits.max_batch:
+            raise BatchTooLarge(limits.max_batch)
+
+    async def check_room(self, tenant: str, tasks: int, size_bytes: int) -> None:
+        """See whether a tenant may store so much more. Raises BodyTooLarge, QuotaExceeded.
 
         The counts are at most a second old (longer with hundreds of queues), and this process adds its own in between:
         several gateways together may pass a quota by what they store in that time.
         """
         limits = self.of(tenant)
-        if limits.max_batch is not None and tasks > limits.max_batch:
-            raise BatchTooLarge(limits.max_batch)
         if not self._quotas or (limits.max_pending is None and limits.max_stored_bytes is None):
             return
         usage = await self._usage(tenant)
@@ -165,6 +169,13 @@ class TenantLimits:
             raise QuotaExceeded("max_stored_bytes", usage.stored_bytes, size_bytes, limits.max_stored_bytes)
         usage.pending += tasks
         usage.stored_bytes += size_bytes
+
+    async def take_room(self, tenant: str, tasks: int) -> int:
+        """Say how many of these tasks a tenant may send back to their queues. Raises QuotaExceeded for none of them."""
+        most = self.of(tenant).max_pending
+        fitting = tasks if most is None else min(tasks, max(1, most - (await self._usage(tenant)).pending))
+        await self.check_room(tenant, fitting, 0)
+        return fitting
 
     async def check_queues(self, tenant: str, queues: set[Queue]) -> None:
         """See whether a tenant may use these queues, too. Raises QuotaExceeded.

@@ -294,6 +294,28 @@ async def test_max_pending_counts_all_queues_of_the_tenant(redis_url: str, redis
         await wait_until(room, 5)
 
 
+@pytest.mark.parametrize("target", ["/tasks/retry", "/queues/a/redrive"])
+async def test_no_more_tasks_go_back_at_once_than_max_pending_has_room_for(redis_url: str, target: str) -> None:
+    async with live_gateway(redis_url) as gateway:
+        await gateway.post("/tasks", [{"job_type": "a", "max_attempts": 1}] * 8)
+        for task in await gateway.poll("a", max=8):
+            await gateway.report(task, "fail")
+        await gateway.enqueue("b")
+    every = {"filter": {"status": "failed"}}
+    async with live_gateway(redis_url, tenant_max_pending=6) as gateway:
+        counted = await gateway.post(target, {**every, "dry_run": True})
+        assert counted.json() == {"matched": 8, "changed": 0}
+        assert (await gateway.post(target, every)).json() == {"matched": 5, "changed": 5, "more": True}
+        check_quota(await gateway.post(target, every), "max_pending", 6, 6)
+        assert len(await gateway.poll("a", max=8)) == 5
+
+        async def rest() -> Any:
+            reply = await gateway.post(target, every)
+            return reply.json() if reply.status_code == 200 else None
+
+        assert await wait_until(rest, 5) == {"matched": 3, "changed": 3}
+
+
 async def test_max_stored_bytes_counts_payloads_and_results(redis_url: str, redis: Redis) -> None:
     async with live_gateway(redis_url, tenant_max_stored_bytes=20_000) as gateway:
         await gateway.enqueue("big", payload="x" * 8000)

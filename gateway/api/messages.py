@@ -238,7 +238,7 @@ class Bulk(Request):
 
 
 class BulkReply(Reply):
-    """How many tasks the filter met, and how many changed. `more`: it met more than one request may change."""
+    """How many tasks the filter met, and how many changed. `more`: it met more than could be changed at once."""
 
     matched: int
     changed: int

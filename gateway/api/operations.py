@@ -61,7 +61,7 @@ def _directive(verb: str, id: str, summary: str, directive: str) -> Operation:
     )  # fmt: skip
 
 
-def _bulk(verb: str, id: str, summary: str, description: str) -> Operation:
+def _bulk(verb: str, id: str, summary: str, description: str, *refusals: type[errors.Refusal]) -> Operation:
     return Operation(
         "POST", f"/tasks/{verb}", id, "Producers", ADMIN if verb == "delete" else WRITE, summary,
         {
@@ -71,7 +71,7 @@ def _bulk(verb: str, id: str, summary: str, description: str) -> Operation:
             )
         },
         f"{description} At most 10,000 tasks at once: `more` says that others are left, so repeat it.",
-        (), _json(messages.Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *STORES),
+        (), _json(messages.Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *refusals, *STORES),
     )  # fmt: skip
 
 
@@ -226,7 +226,10 @@ OPERATIONS: tuple[Operation, ...] = (
         "cancel", "cancelTasks", "Cancel many tasks",
         "Cancels what waits; what a worker has is asked to stop, as by DELETE of one.",
     ),
-    _bulk("retry", "retryTasks", "Send many failed or cancelled tasks back", "As the retry of one, each for itself."),
+    _bulk(
+        "retry", "retryTasks", "Send many failed or cancelled tasks back",
+        "As the retry of one, each for itself, as many as the tenant's quota has room for.", errors.QuotaExceeded,
+    ),
     _bulk(
         "delete", "deleteTasks", "Forget many tasks",
         "Waiting and final tasks are gone at once, their results with them. What a worker has is left.",

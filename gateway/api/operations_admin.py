@@ -77,10 +77,10 @@ OPERATIONS: tuple[Operation, ...] = (
                 _json(messages.BulkReply, done=examples.BULK_DONE, more=examples.BULK_MORE),
             )
         },
-        "With `rate_per_second` they become due one after the other. At most 10,000 tasks at once: `more` says that "
-        "others are left, so repeat it.",
+        "With `rate_per_second` they become due one after the other. At most 10,000 tasks at once, and as many as the "
+        "tenant's quota has room for: `more` says that others are left, so repeat it.",
         (_QUEUE,), _json(admin_messages.Redrive, slowly={"rate_per_second": 10, "filter": {"tags": {"team": "web"}}}),
-        (*READS_BODY, errors.InvalidId, *STORES), body_required=False,
+        (*READS_BODY, errors.InvalidId, errors.QuotaExceeded, *STORES), body_required=False,
     ),
     Operation(
         "GET", "/keys", "listKeys", "Operators", ADMIN, "List API keys",

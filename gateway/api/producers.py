@@ -101,8 +101,10 @@ class Producers:
         body = await call.body(self._max_body_bytes)
         atomic = _flag(query, "atomic")
         specs, single = _specs(call, body, media)
-        if not (single and self._limits.quotas_idle):
-            await self._limits.check_batch(call.identity.tenant, len(specs), len(body))
+        if not single:
+            self._limits.check_batch(call.identity.tenant, len(specs))
+        if not self._limits.quotas_idle:
+            await self._limits.check_room(call.identity.tenant, len(specs), len(body))
         if key is None:
             made = await self._make(call, specs, (), single=single, atomic=atomic)
             return await self._answer(call, made, single=single)
@@ -201,7 +203,7 @@ class Producers:
             changes["run_at_ms"] = due if isinstance(due, int) else 0
             changes["delay_ms"] = 0
         if "payload" in changes:
-            await self._limits.check_batch(call.identity.tenant, 0, len(body))
+            await self._limits.check_room(call.identity.tenant, 0, len(body))
         await self._store.patch(queue, call.id, lambda spec: msgspec.structs.replace(spec, **changes), due)
         return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
 
@@ -209,7 +211,7 @@ class Producers:
         """POST /tasks/{id}/retry. 200 pending again, 400, 404, 409, 429, 503."""
         call.query()
         queue = queue_of(call, call.id)
-        await self._limits.check_batch(call.identity.tenant, 1, 0)
+        await self._limits.check_room(call.identity.tenant, 1, 0)
         await self._store.retry(queue, call.id)
         return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
 

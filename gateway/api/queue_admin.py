@@ -18,7 +18,7 @@ from gateway.api.admin_messages import (
     Redrive,
 )
 from gateway.api.audit import audit
-from gateway.api.bulk import MAX_TASKS, PAGE_TASKS, filter_of
+from gateway.api.bulk import MAX_TASKS, PAGE_TASKS, filter_of, room_for
 from gateway.api.codec import check_media_type, check_text, decode
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import BulkReply, TaskFilter
@@ -133,7 +133,7 @@ class QueueAdmin:
         return Reply(200, encode(Purged(purged=purged)))
 
     async def redrive(self, call: Call) -> Reply:
-        """POST /queues/{job_type}/redrive. 200 with counts, 400, 413, 415."""
+        """POST /queues/{job_type}/redrive. 200 with counts, 400, 413, 415, 429."""
         queue = _queue_of(call)
         call.query()
         given = decode(await self._body(call), _redrive) if _has_body(call) else Redrive()
@@ -145,21 +145,25 @@ class QueueAdmin:
         parts = await self._store.parts(queue)
         matched = changed = 0
         cursor: str | None = None
-        while which.statuses and matched < MAX_TASKS:
+        more = bool(which.statuses)
+        while more and matched < MAX_TASKS:
             limit = min(PAGE_TASKS, MAX_TASKS - matched)
             tasks, cursor = await self._inspector.page(parts, which, limit, cursor)
+            fitting = len(tasks)
             if not given.dry_run:
-                delays = [min(round((matched + number) * step_ms), _LONGEST_DELAY_MS) for number in range(len(tasks))]
+                fitting = await room_for(self._limits, queue.tenant, len(tasks), changed)
+                delays = [min(round((matched + number) * step_ms), _LONGEST_DELAY_MS) for number in range(fitting)]
                 done = await asyncio.gather(
-                    *(self._retry(queue, task.id, delay) for task, delay in zip(tasks, delays, strict=True))
+                    *(self._retry(queue, task.id, delay) for task, delay in zip(tasks[:fitting], delays, strict=True))
                 )
                 changed += sum(done)
-            matched += len(tasks)
-            if cursor is None:
+            matched += fitting
+            more = cursor is not None or fitting < len(tasks)
+            if fitting < len(tasks):
                 break
         if not given.dry_run:
             audit(call, "redrove a queue", job_type=queue.job_type, changed=changed, rate=given.rate_per_second)
-        return Reply(200, encode(BulkReply(matched=matched, changed=changed, more=cursor is not None)))
+        return Reply(200, encode(BulkReply(matched=matched, changed=changed, more=more)))
 
     async def _retry(self, queue: Queue, task_id: str, delay_ms: int) -> bool:
         try:
