@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn._types import ASGI3Application
 
 from gateway.connection import Limits, Problem, problem_body
-from gateway.processes import BACKLOG, STOP_SIGNALS, inherited_socket, listen, parent_watched
+from gateway.processes import BACKLOG, STOP_SIGNALS
 from gateway.protocol_guard import GuardedProtocol, guarded
 
 # Connections looked at before others get a turn: a fraction of a millisecond.
@@ -245,43 +245,6 @@ def make_server(
     )
     config.timeout_graceful_shutdown = shutdown_seconds  # type: ignore[assignment]  # typed in whole seconds, used as any
     return GatewayServer(config, before_shutdown, on_signal, signals=signals)
-
-
-async def serve(
-    app: ASGI3Application,
-    *,
-    host: str,
-    port: int,
-    limits: Limits | None = None,
-    shutdown_seconds: float = 30.0,
-    log_level: str = "info",
-    on_signal: Callable[[], object] | None = None,
-    before_shutdown: Callable[[], Awaitable[None]] | None = None,
-    sockets: list[socket.socket] | None = None,
-    access_log: bool = False,
-    problem: Problem = problem_body,
-) -> None:
-    """Serve `app` until a signal, on `sockets`, else the parent's socket (`run_processes`), else `host` and `port`.
-
-    Raises CannotListen; SystemExit 3 if the application does not start, 128 + number after a second signal.
-    Source of the other arguments: `make_server`.
-    """
-    if sockets is None:
-        sockets = [inherited_socket() or listen(host, port)]
-    server = make_server(
-        app,
-        limits=limits,
-        shutdown_seconds=shutdown_seconds,
-        log_level=log_level,
-        on_signal=on_signal,
-        before_shutdown=before_shutdown,
-        access_log=access_log,
-        problem=problem,
-    )
-    with parent_watched(server.stop):
-        for listener in sockets:
-            log.info("listening", extra={"address": "{}:{}".format(*listener.getsockname()[:2])})
-        await server.serve(sockets)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -22,7 +22,7 @@ import uvloop
 
 from gateway.connection import Limits
 from gateway.processes import CannotListen, listen
-from gateway.server import make_server, serve
+from gateway.server import make_server
 
 HOST = "Host: gateway\r\n"
 QUICK = Limits(header_seconds=0.3, body_seconds=0.3, keep_alive_seconds=0.3)
@@ -789,8 +789,8 @@ async def test_a_forced_stop_waits_for_nobody() -> None:
 
 PROGRAM = """
     import asyncio, os, sys
-    from gateway.processes import run_processes
-    from gateway.server import loop_factory, serve
+    from gateway.processes import inherited_socket, listen, parent_watched, run_processes
+    from gateway.server import loop_factory, make_server
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -815,13 +815,18 @@ PROGRAM = """
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    async def serve(port):
+        server = make_server(app, shutdown_seconds=60)
+        with parent_watched(server.stop):
+            await server.serve([inherited_socket() or listen("127.0.0.1", port)])
+
     port = int(sys.argv[1])
     if len(sys.argv) > 2:
         argv = [sys.executable, __file__, str(port)]
         env = {"CHILD": "yes"}
         sys.exit(run_processes(int(sys.argv[2]), argv, host="127.0.0.1", port=port, env=env, shutdown_seconds=5))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(app, host="127.0.0.1", port=port, shutdown_seconds=60))
+        runner.run(serve(port))
 """
 
 
@@ -964,11 +969,11 @@ async def test_children_stop_when_the_parent_is_gone(run: Run) -> None:
     await wait_until(lambda: not alive(pid))
 
 
-async def test_a_taken_port_is_named_with_what_to_do() -> None:
+def test_a_taken_port_is_named_with_what_to_do() -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotListen, match=rf"127\.0\.0\.1 port {port}: another program listens there: stop it or"):
-            await serve(App(), host="127.0.0.1", port=port)
+            listen("127.0.0.1", port)
 
 
 async def wait_for_port(port: int) -> None:
