@@ -188,6 +188,12 @@ def test_every_cause_of_a_refusal_is_in_the_document() -> None:
     assert {cause.code for cause in problems.STATUS} <= codes
 
 
+def test_a_post_of_tasks_names_every_conflict_that_it_can_meet() -> None:
+    conflict = DOCUMENT["paths"]["/tasks"]["post"]["responses"]["409"]
+    known = conflict["content"][openapi.PROBLEM_JSON]["schema"]["properties"]["code"]["enum"]
+    assert set(known) == {"unique_conflict", "request_running", "task_changed", "settings_changed"}
+
+
 def test_what_the_protocol_guard_refuses_is_in_the_document() -> None:
     sources = "".join(Path(module.__file__ or "").read_text() for module in (protocol_guard, server))
     spelled = re.findall(r'\b([45]\d\d), "([a-z_]+)"', sources)

@@ -142,9 +142,9 @@ OPERATIONS: tuple[Operation, ...] = (
             Body(str, {"batch": '{"job_type":"image_resize"}\n{"job_type":"thumbnail","priority":"low"}\n'}, NDJSON),
         ),
         (
-            *READS_BODY, errors.UniqueConflict, errors.RequestRunning, errors.IdempotencyMismatch, errors.BatchTooLarge,
-            errors.BatchRefused, errors.QueueFull, errors.QuotaExceeded, errors.TooManyPolls, errors.ShuttingDown,
-            *STORES,
+            *READS_BODY, errors.UniqueConflict, errors.RequestRunning, errors.TaskChanged, errors.SettingsChanged,
+            errors.IdempotencyMismatch, errors.BatchTooLarge, errors.BatchRefused, errors.QueueFull,
+            errors.QuotaExceeded, errors.TooManyPolls, errors.ShuttingDown, *STORES,
         ),
     ),
     Operation(
