@@ -3,56 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from gateway import retries
-from gateway.errors import (
-    BatchRefused,
-    BatchTooLarge,
-    InvalidMember,
-    QueueFull,
-    Refusal,
-    SettingsChanged,
-    StoreFull,
-    StoreUnavailable,
-    TaskChanged,
-    TaskNotFound,
-    UniqueConflict,
-)
-from gateway.queue_settings import NO_DEFAULTS, NO_SETTINGS, QueueSettings
+from gateway.errors import InvalidMember, Refusal, TaskChanged, TaskNotFound
+from gateway.queue_settings import QueueSettings
 from gateway.store import arq_format
-from gateway.store.batching import Argument, Verb
-from gateway.store.calls import Claim, Claimed, Granted, Held, Kept, Listener, Nobody, Reported, StaleSettings, Swept
-from gateway.store.keys import Keys, QueueKeys
-from gateway.store.partitions import Name, Partitions, read_name
-from gateway.store.settings_format import read_settings, write_settings
-from gateway.store.verbs import VERBS
-from gateway.tasks import Lease, LeasedTask, Queue, Status, Task, TaskSpec, Ulids, public_id, split_id
+from gateway.store.batching import Argument
+from gateway.store.caller import Caller, Lane
+from gateway.store.calls import Claim, Claimed, Granted, Held, Kept, Reported, Swept
+from gateway.store.enqueuing import Enqueuing
+from gateway.store.keys import Keys
+from gateway.store.partitions import Partitions
+from gateway.store.settings_store import SettingsStore
+from gateway.tasks import Lease, LeasedTask, Queue, Task, TaskSpec, split_id
 
 _PATCH_TRIES = 5
-_STALE_TRIES = 5
 _PURGE_TASKS = 500
-_MOST_SETTINGS = 10_000
 
 
-class Lane(Protocol):
-    """Where requests go that share calls to Redis."""
-
-    def submit(self, verb: Verb, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
-        """Put a request into the next call."""
-
-    async def close(self) -> None:
-        """Wait for what is under way, then drop the connections."""
-
-
-class TaskStore:
+class TaskStore(Caller):
     """The tasks in Redis.
 
-    clock: unix ms for scripts, or None for Redis's own (tests hand in a time). gateway: this process's name.
     Every method raises StoreUnavailable when Redis does not answer, and StoreFull when it cannot take more; where
     replicas are waited for, NotReplicated when none confirmed it.
     """
@@ -65,43 +40,13 @@ class TaskStore:
         queue_limit: int,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        self.keys = keys
-        self.gateway = gateway
-        self.queue_limit = queue_limit
-        self._lanes = lanes
-        self._clock = clock
-        self._ahead_ms = 0.0
-        self._ulids = Ulids()
-        self._settings: dict[Queue, QueueSettings] = {}
+        super().__init__(keys, lanes, gateway, queue_limit, clock)
         self.partitions = Partitions()
-        # Why nothing of what is stored may be touched, or ''.
-        self.refusal = ""
-        self.listener: Listener = Nobody()
+        self._settings = SettingsStore(self, self.partitions)
+        self._enqueuing = Enqueuing(self, self._settings, self.partitions)
+        self.heard_spread = self._settings.heard_spread
         # Told of each queue whose rings this process is going to wait for.
         self.expect_rings: Callable[[Queue], None] = lambda queue: None
-        self._verbs = {verb.name: verb(self) for verb in VERBS}
-
-    def now_ms(self) -> int:
-        """The store's clock, as far as the last reply told it."""
-        return self._clock() if self._clock else int(time.time() * 1000 + self._ahead_ms)
-
-    def given_now(self) -> Argument:
-        """What scripts get for the time: '' lets them read Redis's clock."""
-        return self._clock() if self._clock else b""
-
-    def heard_now(self, now_ms: int) -> None:
-        """Note the store's clock from a reply."""
-        self._ahead_ms = now_ms - time.time() * 1000
-
-    def heard_spread(self, queue: Queue, spread: int) -> None:
-        """Note how many partitions of a queue may hold tasks, as its first one tells."""
-        if not queue.partition and self.partitions.heard(queue, spread):
-            self.listener.spread(queue, self.partitions.all_of(queue))
-
-    def heard_noted(self, every: Sequence[Queue]) -> None:
-        """Note which partitions ever were, as the registry lists them: none may be left alone with its tasks."""
-        for queue in self.partitions.noted(every):
-            self.listener.spread(queue, self.partitions.all_of(queue))
 
     def arq_id(self, queue: Queue, task_id: str) -> bytes:
         """Find arq's job id of a public id: any bytes, since one that was not made here need be no text.
@@ -126,13 +71,11 @@ class TaskStore:
 
     def make_names(self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False) -> list[str]:
         """Make names for tasks of one queue to come; each tells its partition, too."""
-        now_ms = self.now_ms()
-        dealt = self.partitions.deal(queue, specs, self._settings.get(queue, NO_SETTINGS), together=atomic)
-        return [str(Name(partition, self._ulids.make(now_ms))) for partition in dealt]
+        return self._enqueuing.make_names(queue, specs, atomic=atomic)
 
-    async def enqueue(
+    def enqueue(
         self, queue: Queue, specs: Sequence[TaskSpec], *, atomic: bool = False, names: Sequence[str] = ()
-    ) -> list[Task | Held | Refusal]:
+    ) -> Coroutine[Any, Any, list[Task | Held | Refusal]]:
         """Store new tasks of one queue, at most 1,000. names: made before (`make_names`), one a spec.
 
         Returns per spec the task; Held where its unique key gave another one (or replaced it); QueueFull where the
@@ -140,111 +83,7 @@ class TaskStore:
         BatchTooLarge where they could not even fit into an empty queue.
         Source: lua/enqueue.lua.
         """
-        if not names and self._settings.get(queue, NO_SETTINGS).partitions == 1:
-            now_ms = self.now_ms()
-            return await self._enqueue_anew(queue, specs, atomic, [self._ulids.make(now_ms) for _ in specs])
-        places = [read_name(name) for name in names or self.make_names(queue, specs, atomic=atomic)]
-        first = places[0].partition
-        if all(place.partition == first for place in places):
-            part = queue.part(first)
-            outcomes = await self._enqueue_anew(part, specs, atomic, [place.ulid for place in places])
-        else:
-            outcomes, numbers = [TaskNotFound("")] * len(specs), sorted({place.partition for place in places})
-            for number in numbers:
-                mine = [i for i, place in enumerate(places) if place.partition == number]
-                part, done = queue.part(number), list[Task | Held | Refusal]()
-                try:
-                    done += await self._enqueue_anew(
-                        part, [specs[i] for i in mine], atomic, [places[i].ulid for i in mine]
-                    )
-                except (StoreFull, SettingsChanged) as refusal:
-                    if number == numbers[0]:
-                        raise
-                    # What the partitions before took stands.
-                    done += [refusal] * len(mine)
-                for i, outcome in zip(mine, done, strict=True):
-                    outcomes[i] = outcome
-        if not names:
-            await self._overflow(queue, specs, atomic, places, outcomes)
-        return outcomes
-
-    async def _overflow(
-        self,
-        queue: Queue,
-        specs: Sequence[TaskSpec],
-        atomic: bool,
-        places: Sequence[Name],
-        outcomes: list[Task | Held | Refusal],
-    ) -> None:
-        """Offer what one partition had no room for to the others. What has a key stays where its key is known."""
-        for step in range(1, self._settings.get(queue, NO_SETTINGS).partitions):
-            left = [
-                i
-                for i, (spec, outcome) in enumerate(zip(specs, outcomes, strict=True))
-                if isinstance(outcome, QueueFull) and spec.unique is None and spec.concurrency_key is None
-            ]
-            if not left or (atomic and len(left) < len(specs)):
-                return
-            partitions = self._settings.get(queue, NO_SETTINGS).partitions
-            part = queue.part((places[left[0]].partition + step) % partitions)
-            try:
-                done = await self._enqueue_anew(part, [specs[i] for i in left], atomic, [places[i].ulid for i in left])
-            except (StoreFull, SettingsChanged):
-                continue
-            for i, outcome in zip(left, done, strict=True):
-                outcomes[i] = outcome
-
-    async def _enqueue_anew(
-        self, part: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str]
-    ) -> list[Task | Held | Refusal]:
-        """Store tasks in one partition by the queue's settings as they are now."""
-        queue = part.whole
-        for _ in range(_STALE_TRIES):
-            known = self._settings.get(queue, NO_SETTINGS)
-            filled = [known.defaults.fill(spec) for spec in specs] if known.defaults is not NO_DEFAULTS else specs
-            try:
-                return await self._enqueue(part, filled, atomic, ulids, known)
-            except StaleSettings:
-                fresh = await self.settings(queue)
-                if part.partition:
-                    await self._copy_settings(part, fresh)
-        raise SettingsChanged(queue.job_type)
-
-    async def _enqueue(
-        self, queue: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str], known: QueueSettings
-    ) -> list[Task | Held | Refusal]:
-        keys = self.keys.of(queue)
-        items = []
-        for number, spec in enumerate(specs):
-            due: Argument = b""
-            if spec.run_at_ms:
-                due = spec.run_at_ms
-            elif spec.delay_ms:
-                due = b"+%d" % spec.delay_ms
-            group = 1 if not atomic else len(specs) if number == 0 else 0
-            body, unique = arq_format.encode_job(spec), arq_format.encode_unique(spec.unique)
-            items.append((ulids[number], spec.priority, due, spec.expires_in_ms, group, body, unique))
-        now_ms, depth, dues = await self._submit("enqueue", "enqueue", keys, (queue, keys.tag, items, known.version))
-        outcomes: list[Task | Held | Refusal] = []
-        start = f"{queue.partition}." if queue.partition else ""
-        for spec, item, due_ms in zip(specs, items, dues, strict=True):
-            if isinstance(due_ms, bytes):
-                word, _, arq_id = due_ms.decode("utf-8", "surrogateescape").partition(" ")
-                holder = public_id(queue.job_type, arq_id, keys.tag)
-                outcomes.append(UniqueConflict(holder) if word == "conflict" else Held(holder))
-            elif due_ms < 0:
-                outcomes.append(self._full(queue, known, depth, specs, atomic) if due_ms == -1 else BatchRefused([]))
-            else:
-                status = Status.SCHEDULED if due_ms else Status.PENDING
-                task_id = f"{queue.job_type}~{start}{item[0]}"
-                outcomes.append(Task(task_id, status, spec, now_ms, due_ms or now_ms))
-        return outcomes
-
-    def _full(self, part: Queue, known: QueueSettings, depth: int, specs: Sequence[TaskSpec], atomic: bool) -> Refusal:
-        largest = known.bound_of(0, self.queue_limit)
-        if atomic and len(specs) > largest:
-            return BatchTooLarge(largest, f"an atomic batch for {part.job_type}")
-        return QueueFull(part.job_type, depth, known.bound_of(part.partition, self.queue_limit), known.partitions)
+        return self._enqueuing.enqueue(queue, specs, atomic, names)
 
     async def claim(
         self, queue: Queue, claims: Sequence[Claim], *, stays: bool, others: int, waited_ms: int
@@ -256,7 +95,7 @@ class TaskStore:
         Source: lua/claim.lua.
         """
         self.expect_rings(queue)
-        claimed: Claimed = await self._submit(
+        claimed: Claimed = await self.submit(
             "claim", "claim", self.keys.of(queue), (queue, claims, stays, others, waited_ms)
         )
         if claimed.corrupt:
@@ -278,7 +117,7 @@ class TaskStore:
         Raises LeaseLost if the token does not hold it now; TaskNotFound. Source: lua/heartbeat.lua.
         """
         item = (queue, task_id, self.arq_id(queue, task_id), token, lease_ms, progress, lines)
-        kept: Kept = await self._submit("report", "heartbeat", self.keys.of(queue), item)
+        kept: Kept = await self.submit("report", "heartbeat", self.keys.of(queue), item)
         return kept
 
     async def complete(self, queue: Queue, task_id: str, token: str, result: bytes) -> Reported:
@@ -287,7 +126,7 @@ class TaskStore:
         Raises LeaseLost, TaskNotFound. Repeating it with the same token is answered the same. Source: lua/complete.lua.
         """
         item = (queue, task_id, self.arq_id(queue, task_id), token, *arq_format.completed_pairs(result))
-        reported: Reported = await self._submit("report", "complete", self.keys.of(queue), item)
+        reported: Reported = await self.submit("report", "complete", self.keys.of(queue), item)
         return reported
 
     async def fail(
@@ -317,7 +156,7 @@ class TaskStore:
             pause_ms,
             *arq_format.failed_pairs(message, error),
         )
-        reported: Reported = await self._submit("report", "fail", self.keys.of(queue), item)
+        reported: Reported = await self.submit("report", "fail", self.keys.of(queue), item)
         if pause_ms and len(await self.parts(queue.whole)) > 1:
             # Its script has paused its own partition; the others follow. This gateway may not know of them yet.
             await self.configure(queue.whole, None, pause=b"+%d" % pause_ms)
@@ -340,7 +179,7 @@ class TaskStore:
         Raises LeaseLost, TaskNotFound. Source: lua/release.lua.
         """
         item = (queue, task_id, self.arq_id(queue, task_id), token, delay_ms, front, poll)
-        reported: Reported = await self._submit("report", "release", self.keys.of(queue), item)
+        reported: Reported = await self.submit("report", "release", self.keys.of(queue), item)
         return reported
 
     async def expire(self, queue: Queue, limit: int = 200) -> Swept:
@@ -348,7 +187,7 @@ class TaskStore:
 
         Source: lua/expire.lua.
         """
-        swept: Swept = await self._submit("chore", "expire", self.keys.of(queue), (queue, limit))
+        swept: Swept = await self.submit("chore", "expire", self.keys.of(queue), (queue, limit))
         return swept
 
     async def take_alarms(
@@ -373,7 +212,7 @@ class TaskStore:
             left_ms,
             most,
         )
-        taken = await self._submit("limit", "alarms", self.keys.alarms(), item)
+        taken = await self.submit("limit", "alarms", self.keys.alarms(), item)
         found = ((self.keys.queue_of(tag.decode()), at_ms, left_until_ms) for tag, at_ms, left_until_ms in taken)
         return [(queue, at_ms, left_until_ms) for queue, at_ms, left_until_ms in found if queue is not None]
 
@@ -382,7 +221,7 @@ class TaskStore:
 
         Raises AlreadyFinished, TaskNotFound. Source: lua/cancel.lua.
         """
-        done: bool = await self._submit(
+        done: bool = await self.submit(
             "report", "cancel", self.keys.of(queue), (queue, task_id, self.arq_id(queue, task_id))
         )
         return done
@@ -392,7 +231,7 @@ class TaskStore:
 
         Raises AlreadyFinished (completed), NotFinished, QueueFull, TaskNotFound. Source: lua/retry.lua.
         """
-        await self._submit(
+        await self.submit(
             "report", "retry", self.keys.of(queue), (queue, task_id, self.arq_id(queue, task_id), delay_ms)
         )
 
@@ -423,14 +262,14 @@ class TaskStore:
                 known, fresh = arq_format.without_time(reply[2]), arq_format.encode_job(fresh_spec)
             given = b"" if due is None else due
             item = (queue, task_id, arq_id, known, fresh, fresh_spec.priority, given)
-            if await self._submit("report", "patch", self.keys.of(queue), item):
+            if await self.submit("report", "patch", self.keys.of(queue), item):
                 return
         raise TaskChanged(task_id)
 
     async def delete(self, queue: Queue, task_id: str) -> None:
         """Forget a final or waiting task. Raises AlreadyStarted, TaskNotFound. Source: lua/delete.lua."""
         item = (queue, task_id, self.arq_id(queue, task_id))
-        await self._submit("report", "delete", self.keys.of(queue), item)
+        await self.submit("report", "delete", self.keys.of(queue), item)
 
     async def purge(self, queue: Queue) -> int:
         """Forget every task of a queue that waits now, in calls of 500. Returns how many. Source: lua/purge.lua."""
@@ -439,7 +278,7 @@ class TaskStore:
     async def _purge(self, queue: Queue) -> int:
         before_ms, offset, total, passed, more = self.now_ms(), 0, 0, 0, True
         while more:
-            forgotten, offset, more = await self._submit(
+            forgotten, offset, more = await self.submit(
                 "chore", "purge", self.keys.of(queue), (before_ms, offset, _PURGE_TASKS)
             )
             total, passed = total + forgotten, passed + forgotten
@@ -450,30 +289,11 @@ class TaskStore:
 
     async def settings(self, queue: Queue) -> QueueSettings:
         """Read what an operator set for a queue. Source: lua/settings.lua."""
-        fields = await self.submit_read("settings", queue, None)
-        found = read_settings(fields)
-        if len(self._settings) >= _MOST_SETTINGS:
-            self._settings.clear()
-        self._settings[queue] = found
-        self.heard_spread(queue, found.spread)
-        return found
+        return await self._settings.read(queue)
 
     async def parts(self, queue: Queue) -> list[Queue]:
         """List a queue's partitions that may hold tasks, as they are now. Most queues have one."""
-        await self.settings(queue)
-        return self.partitions.all_of(queue)
-
-    async def _copy_settings(self, part: Queue, settings: QueueSettings) -> None:
-        """Bring a further partition's settings up to those of its queue."""
-        item = (part, b"=%d" % settings.version, settings.paused_until_ms, write_settings(settings))
-        try:
-            await self._submit("report", "configure", self.keys.of(part), item)
-        except StaleSettings as stale:
-            # Another change overtook this one; or a replica took over that lacks the change that this has a copy of.
-            if (await self.settings(part.whole)).version < stale.version:
-                above = (part.whole, b">%d" % stale.version, b"", None)
-                await self._submit("report", "configure", self.keys.of(part.whole), above)
-                await self._copy_settings(part, await self.settings(part.whole))
+        return await self._settings.parts(queue)
 
     async def configure(
         self, queue: Queue, settings: QueueSettings | None, *, version: int | None = None, pause: Argument = b""
@@ -484,52 +304,21 @@ class TaskStore:
         Further partitions get theirs one after the other; who got no answer asks again.
         Raises StaleSettings: they changed meanwhile. Source: lua/configure.lua.
         """
-        fields = None if settings is None else write_settings(settings)
-        given: Argument = b"" if version is None else version
-        held = last = await self._submit("report", "configure", self.keys.of(queue), (queue, given, pause, fields))
-        while held and settings is not None and settings.max_processing_per_key is not None:
-            # More of each key may run: what was held back is let go, some hundred tasks a call.
-            now_held = await self._submit("report", "configure", self.keys.of(queue), (queue, b"", b"", fields))
-            if now_held >= last:
-                break
-            held = last = now_held
-        return await self._copy_to_all(queue)
+        return await self._settings.configure(queue, settings, version=version, pause=pause)
 
-    async def _copy_to_all(self, queue: Queue) -> QueueSettings:
-        fresh = await self.settings(queue)
-        for part in self.partitions.all_of(queue)[1:]:
-            await self._copy_settings(part, fresh)
-        return fresh
+    def heard_noted(self, every: Sequence[Queue]) -> None:
+        """Note which partitions ever were, as the registry lists them: none may be left alone with its tasks."""
+        self._settings.heard_noted(every)
 
     async def forget_older(self, queue: Queue) -> None:
         """Give the present partitions the whole of the limits again, once those of a time when there were more are
         worked off: nothing happens while they hold tasks that are not completed."""
-        known = await self.settings(queue)
-        if known.spread <= known.partitions:
-            return
-        older = [queue.part(number) for number in range(known.partitions, known.spread)]
-        counts = await asyncio.gather(*(self.submit_read("stats", part, None) for part in older))
-        # What failed or was cancelled may be sent back.
-        holding = [
-            number
-            for number, (_, ready, due, leased, _, failed, cancelled, *_) in enumerate(counts, 1)
-            if ready or due or leased or failed or cancelled
-        ]
-        spread = known.partitions + max(holding, default=0)
-        if spread == known.spread:
-            return
-        fields = write_settings(msgspec.structs.replace(known, spread=spread))
-        try:
-            item = (queue, b"<%d" % known.version, b"", fields)
-            await self._submit("report", "configure", self.keys.of(queue), item)
-        except StaleSettings:
-            return
-        await self._copy_to_all(queue)
+        await self._settings.forget_older(queue)
 
     async def spend(self, whose: str, bucket: str, per_minute: int, ahead: int) -> Granted:
         """Ask a rate limit for one request, and for `ahead` more to keep in store. Source: lua/limit.lua."""
         keys = self.keys.bucket(whose, bucket)
-        granted: Granted = await self._submit("limit", "limit", keys, (per_minute, ahead))
+        granted: Granted = await self.submit("limit", "limit", keys, (per_minute, ahead))
         return granted
 
     async def watch(self, queue: Queue, task_id: str, ttl_ms: int) -> int:
@@ -538,21 +327,17 @@ class TaskStore:
         Source: lua/watch.lua.
         """
         self.expect_rings(queue)
-        done: int = await self._submit("chore", "watch", self.keys.of(queue), (self.arq_id(queue, task_id), ttl_ms))
+        done: int = await self.submit("chore", "watch", self.keys.of(queue), (self.arq_id(queue, task_id), ttl_ms))
         return done
 
     async def pass_ring_on(self, queue: Queue) -> None:
         """Let another gateway claim: no poll waits here any more. Source: lua/ring.lua."""
-        await self._submit("chore", "ring", self.keys.of(queue), queue)
+        await self.submit("chore", "ring", self.keys.of(queue), queue)
 
     async def leases(self, queue: Queue, offset: int, limit: int = 500) -> list[Lease]:
         """List a queue's leases, earliest end first, a window at a time. Source: lua/leases.lua."""
-        leases: list[Lease] = await self._submit("read", "leases", self.keys.of(queue), (queue, offset, limit))
+        leases: list[Lease] = await self.submit("read", "leases", self.keys.of(queue), (queue, offset, limit))
         return leases
-
-    async def close(self) -> None:
-        """Finish what is under way and drop the connections."""
-        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
     async def _end_corrupt(self, queue: Queue, leased: LeasedTask, reason: str) -> None:
         error = msgspec.json.encode({"type": "corrupt", "message": reason[:1000]})
@@ -563,15 +348,6 @@ class TaskStore:
         except Refusal:
             # Its lease lapses then, and the next claim of it ends it.
             pass
-
-    def submit_read(self, verb: str, queue: Queue, item: Any) -> asyncio.Future[Any]:
-        """Put a read into the read lane (the inspector's way in)."""
-        return self._submit("read", verb, self.keys.of(queue), item)
-
-    def _submit(self, lane: str, verb: str, keys: QueueKeys, item: Any) -> asyncio.Future[Any]:
-        if self.refusal:
-            raise StoreUnavailable(self.refusal)
-        return self._lanes[lane].submit(self._verbs[verb], keys, item)
 
     async def _backoff_ms(self, queue: Queue, arq_id: bytes) -> int:
         reply = await self.submit_read("read", queue, (arq_id, False))

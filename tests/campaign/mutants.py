@@ -124,11 +124,11 @@ MUTANTS = {
         "complete", "finish(now, id, 'completed', lease", "tostring(lease", "stuck", "accepted outcome lost"
     ),
     "acknowledged before stored": Mutant(
-        file="gateway/store/task_store.py",
-        old='now_ms, depth, dues = await self._submit("enqueue",',
+        file="gateway/store/enqueuing.py",
+        old='now_ms, depth, dues = await self._caller.submit("enqueue",',
         new="def unheard(*given):\n"
-        "            self._submit(*given).add_done_callback(lambda done: done.exception())\n"
-        "            return self.now_ms(), 0, [0] * len(items)\n\n"
+        "            self._caller.submit(*given).add_done_callback(lambda done: done.exception())\n"
+        "            return self._caller.now_ms(), 0, [0] * len(items)\n\n"
         '        now_ms, depth, dues = unheard("enqueue",',
         caught_as=frozenset(("acknowledged task lost",)),
     ),
