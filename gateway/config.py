@@ -32,7 +32,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: Annotated[
         str | None,
         _env(
-            "REDIS_URL", about="Redis to use, as redis://, rediss:// or unix://. Without it and REDIS_ADDR: embedded."
+            "REDIS_URL",
+            about="Redis to use, as redis://, rediss:// or unix://, with its database. Where this, REDIS_ADDR, "
+            "REDIS_HOST, REDIS_SENTINELS and REDIS_CLUSTER are all unset: embedded.",
         ),
     ] = None
     redis_addr: Annotated[str | None, _env("REDIS_ADDR", about="Redis to use, as host:port.")] = None
@@ -52,10 +54,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None, _env("REDIS_CLUSTER", about="Some nodes of the Redis Cluster to use: host:port,host:port,..")
     ] = None
     redis_tls: Annotated[
-        bool, _env("REDIS_TLS", about="Speak TLS to the Redis of REDIS_ADDR, REDIS_SENTINELS or REDIS_CLUSTER.")
+        bool,
+        _env(
+            "REDIS_TLS",
+            about="Speak TLS to the Redis of REDIS_ADDR, REDIS_HOST, REDIS_SENTINELS or REDIS_CLUSTER. REDIS_URL says "
+            "it by rediss://.",
+        ),
     ] = False
-    redis_password: Annotated[str | None, _env("REDIS_PASSWORD", about="Password of that Redis.")] = None
-    redis_db: Annotated[int, _env("REDIS_DB", about="Database number of that Redis.", ge=0, le=1_000_000)] = 0
+    redis_password: Annotated[str | None, _env("REDIS_PASSWORD", about="Password of the Redis to use.")] = None
+    redis_db: Annotated[
+        int,
+        _env(
+            "REDIS_DB",
+            about="Database number of the Redis of REDIS_ADDR, REDIS_HOST or REDIS_SENTINELS; REDIS_URL names its own.",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
     redis_key_prefix: Annotated[
         str,
         _env(
@@ -303,6 +318,10 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
         raise ConfigError(
             "REDIS_URL, REDIS_ADDR, REDIS_HOST, REDIS_SENTINELS and REDIS_CLUSTER name a Redis each; set one of them"
         )
+    if settings.redis_url and settings.redis_db:
+        raise ConfigError("REDIS_DB is set, but REDIS_URL names the database itself (redis://host:6379/3); unset it")
+    if settings.redis_url and settings.redis_tls and not settings.redis_url.startswith("rediss"):
+        raise ConfigError("REDIS_TLS is set, but REDIS_URL names a Redis without TLS; write rediss://, or unset it")
     if settings.redis_cluster and settings.redis_db:
         raise ConfigError("REDIS_DB is set, but the Redis of REDIS_CLUSTER has database 0 only; unset it")
     if settings.durability == "replicated" and settings.embedded_redis():

@@ -201,6 +201,8 @@ def test_two_addresses_of_redis_refuse_to_boot(variables: dict[str, str]) -> Non
     ("variables", "location"),
     [
         ({"REDIS_URL": "unix:///run/redis.sock"}, "unix:///run/redis.sock"),
+        ({"REDIS_URL": "rediss://cache:6380/3", "REDIS_TLS": "true"}, "rediss://cache:6380/3"),
+        ({"REDIS_URL": "redis://cache:6380/3", "REDIS_DB": "0", "REDIS_TLS": "false"}, "redis://cache:6380/3"),
         ({"REDIS_ADDR": "cache:6380"}, "redis://cache:6380/0"),
         ({"REDIS_ADDR": "cache:6380", "REDIS_DB": "3"}, "redis://cache:6380/3"),
         ({"REDIS_HOST": "cache"}, "redis://cache:6379/0"),
@@ -222,6 +224,9 @@ def test_the_address_of_redis_is_spelled_without_its_password(variables: dict[st
     ("variables", "words"),
     [
         ({"REDIS_CLUSTER": "a:1", "REDIS_DB": "3"}, "REDIS_DB"),
+        ({"REDIS_URL": "redis://h:1", "REDIS_DB": "3"}, "REDIS_DB"),
+        ({"REDIS_URL": "redis://h:1", "REDIS_TLS": "true"}, "REDIS_TLS"),
+        ({"REDIS_URL": "unix:///run/redis.sock", "REDIS_TLS": "true"}, "REDIS_TLS"),
         ({"DURABILITY": "replicated"}, "DURABILITY"),
         ({"DURABILITY": "everything"}, "DURABILITY"),
         ({"REDIS_SENTINELS": "a:1", "REDIS_CLUSTER": "a:1"}, "REDIS_SENTINELS and REDIS_CLUSTER"),
