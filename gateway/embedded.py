@@ -31,8 +31,7 @@ from typing import BinaryIO
 
 from gateway import redis_words
 from gateway.redis_binary import EmbeddedRedisError, LostDataError, ServerBinary, ServerGoneError, find_server
-
-MARKER_KEY = "tg:{embedded}:marker"
+from gateway.store.keys import MARKER_KEY
 
 STOP_GRACE_SECONDS = 10.0
 MIN_BACKOFF_SECONDS = 0.1

@@ -19,13 +19,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.embedded import (
-    MARKER_KEY,
     EmbeddedRedis,
     EmbeddedRedisError,
     LostDataError,
     ServerBinary,
     find_server,
 )
+from gateway.store.keys import MARKER_KEY
 
 PROJECT = Path(__file__).parents[1]
 

@@ -77,6 +77,13 @@ def test_redis_is_imported_by_the_store_only(path: Path) -> None:
 
 
 @every_gateway_file
+def test_keys_of_redis_are_spelled_in_one_file_only(path: Path) -> None:
+    if path != _ROOT / "gateway" / "store" / "keys.py":
+        found = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        assert [text for text in found if str(text).removeprefix("b'").startswith(("tg:", "arq:"))] == []
+
+
+@every_gateway_file
 def test_starlette_and_uvicorn_stay_out_of_the_store_and_below(path: Path) -> None:
     own = path.relative_to(_ROOT / "gateway").parts[0].removesuffix(".py")
     if _RANKS[own] <= 2:

@@ -33,6 +33,7 @@ Where a queue is spread over partitions, that is the first of them, and `{tenant
     tg:{tenants}:limits    HASH  tenant -> its own limits (msgpack)
     tg:{alarms}:next       ZSET  tags of queues by when they need a sweep (unix ms): a hint that outlives who noted it
     tg:{limit:W}:<bucket>  STR   arrival time of a rate limit; W: `tenant:<name>` or `address:<client>`
+    tg:{embedded}:marker   STR   of an embedded Redis: the same as in its data directory's file `marker`
     tg:{T}:replicated      STR   written before a WAIT; 60 s
     tg:{T}:fence           never there; declared with each script in a cluster (see internals, "Redis Cluster")
     tg:ring:<gateway>      channel (in a cluster one for each queue, tg:ring:<gateway>:{T}); tg:directives channel
@@ -68,6 +69,7 @@ _QUEUE_KEYS = (
     "pace",
 )
 _TASK_KEYS = ("trail", "log", "poll", "unique", "running", "heldby")
+MARKER_KEY = "tg:{embedded}:marker"
 LOG_LINES = 200
 # The form of everything below. Whoever changes it so that an older gateway would misread it counts this up, and lets
 # `Registry.meet_schema` bring older data into the new form.
