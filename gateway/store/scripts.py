@@ -20,7 +20,7 @@ VERBS = (
 )  # fmt: skip
 
 
-# What belongs to no queue: without the queue's key names and the prelude.
+# What belongs to no queue: without a queue's key names, and of what verbs share it may use the clock only.
 BARE = ("limit", "alarms")
 
 # What is shared begins on the first column; its other lines are indented, or end it.
@@ -53,12 +53,13 @@ def load(keys: Keys) -> dict[str, Script]:
     """Assemble every verb's script for these keys."""
     folder = files("gateway.store") / "lua"
     shared, constants = _declarations(keys.lua_header() + (folder / "prelude.lua").read_text())
+    of_none = [one for one in shared if "clock" in one.names]
     scripts = {}
     for verb in (*VERBS, *BARE):
-        source = (folder / f"{verb}.lua").read_text()
+        source = _without_comments((folder / f"{verb}.lua").read_text())
         if verb in VERBS:
-            source = _with_constants(_without_comments(source), constants)
-            source = _used(shared, source) + source
+            source = _with_constants(source, constants)
+        source = _used(shared if verb in VERBS else of_none, source) + source
         # Redis names a script by its SHA-1; nothing is secured by it.
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
         scripts[verb] = Script(verb, source, sha)

@@ -5,11 +5,7 @@
 --       to take, count of noted ones, count of settled ones, then per noted one: tag, at;
 --       per settled one: tag, until when it was left to the taker, next alarm (0: none)
 -- Returns: 'ok', now, then per alarm taken: tag, at, until when it is left to this gateway (unix ms)
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = clock(ARGV[1])
 local INDEX, ahead_ms, left_ms, most, noted, settled =
   KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 

@@ -3,11 +3,7 @@
 -- ARGV: now (unix ms or ''), requests a minute, requests that wait for an answer, requests to put in store besides
 -- Returns: 'ok', now, requests granted, put in store, left in the bucket, ms until one more may be asked for (0: now),
 --          ms until the bucket is full again
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = clock(ARGV[1])
 local limit, asked, more = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local step = 60000 / limit
 local arrival = math.max(now, tonumber(redis.call('GET', KEYS[1]) or now) or now)
