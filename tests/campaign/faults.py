@@ -29,6 +29,8 @@ _REPEATS = 20
 _FEW_FILES = 8
 # What the end of a file looks like when the machine stopped in the middle of a write: no acknowledged one.
 _TORN = b"*3\r\n$3\r\nSET\r\n$9\r\ncampa"
+# For nftables.
+_ONE_IN_TEN = "numgen random mod 100 < 10"
 
 
 async def gateway_kill(arena: Arena, rng: random.Random) -> None:
@@ -257,33 +259,54 @@ async def power_cut(arena: Arena, rng: random.Random) -> None:
         await asyncio.to_thread(arena.redis.start)
 
 
-async def _drop(arena: Arena, rng: random.Random, name: str, rules: Callable[[str, int], list[str]]) -> None:
+async def _drop(arena: Arena, rng: random.Random, name: str, place: str, *matches: str) -> None:
+    """Drop for a while what meets nftables' expressions of one gateway.
+
+    place: what is broken, one at a time. There and in `matches`: {number} of the gateway, {door}: the port that its
+    clients know, {address} and {port}: where it finds Redis.
+    """
     assert isinstance(arena.network, OwnNetwork)
-    number = rng.randrange(len(arena.gateways))
-    address = arena.redis.addresses[number]
-    async with arena.fault(name, "network", f"gateway-{number}"):
-        for rule in rules(address, arena.redis.port):
-            await asyncio.to_thread(arena.network.drop, rule)
+    number, redis = rng.randrange(len(arena.gateways)), arena.redis
+    facts = {"door": arena.gateways[number].port, "address": redis.addresses[number], "port": redis.port}
+    place = place.format(number=number)
+    async with arena.fault(name, place, f"gateway-{number}"):
+        for match in matches:
+            await asyncio.to_thread(arena.network.drop, place, match.format(**facts))
         await asyncio.sleep(rng.choice((0.5, 1.5, 2 * LONGEST_LEASE_SECONDS, 8.0)))
-        await asyncio.to_thread(arena.network.heal)
+        await asyncio.to_thread(arena.network.heal, place)
 
 
 async def packet_loss(arena: Arena, rng: random.Random) -> None:
     """One packet in ten between a gateway and Redis is lost, in both directions."""
-    share = "numgen random mod 100 < 10"
-    await _drop(
-        arena, rng, "packet_loss", lambda address, _: [f"ip daddr {address} {share}", f"ip saddr {address} {share}"]
-    )
+    ways = (f"ip daddr {{address}} {_ONE_IN_TEN}", f"ip saddr {{address}} {_ONE_IN_TEN}")
+    await _drop(arena, rng, "packet_loss", "network", *ways)
 
 
 async def partition(arena: Arena, rng: random.Random) -> None:
     """Nothing passes between a gateway and Redis."""
-    await _drop(arena, rng, "partition", lambda address, _: [f"ip daddr {address}", f"ip saddr {address}"])
+    await _drop(arena, rng, "partition", "network", "ip daddr {address}", "ip saddr {address}")
 
 
 async def one_way(arena: Arena, rng: random.Random) -> None:
     """A gateway's requests reach Redis, the answers do not come back."""
-    await _drop(arena, rng, "one_way", lambda address, port: [f"ip saddr {address} tcp sport {port}"])
+    await _drop(arena, rng, "one_way", "network", "ip saddr {address} tcp sport {port}")
+
+
+async def client_loss(arena: Arena, rng: random.Random) -> None:
+    """One packet in ten between clients and a gateway is lost, in both directions."""
+    ways = (f"tcp dport {{door}} {_ONE_IN_TEN}", f"tcp sport {{door}} {_ONE_IN_TEN}")
+    await _drop(arena, rng, "client_loss", "clients-{number}", *ways)
+
+
+async def client_partition(arena: Arena, rng: random.Random) -> None:
+    """Nothing passes between clients and a gateway."""
+    await _drop(arena, rng, "client_partition", "clients-{number}", "tcp dport {door}", "tcp sport {door}")
+
+
+async def client_one_way(arena: Arena, rng: random.Random) -> None:
+    """Clients' requests reach a gateway and its answers do not come back, or the other way round."""
+    way = rng.choice(("sport", "sport", "dport"))
+    await _drop(arena, rng, "client_one_way", "clients-{number}", f"tcp {way} {{door}}")
 
 
 # Name: the fault, and how often it comes beside the others.
@@ -315,20 +338,27 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "packet_loss": (packet_loss, 1),
     "partition": (partition, 1),
     "one_way": (one_way, 1),
+    "client_loss": (client_loss, 1),
+    "client_partition": (client_partition, 1),
+    "client_one_way": (client_one_way, 1),
     **cluster_faults.FAULTS,
 }
 # These need root, and a disk, a library or a network of their own: see `campaign.prepare`.
 NEED_SMALL_DISK = ("disk_full",)
 NEED_FORGETFUL_DISK = ("power_cut",)
-NEED_NETWORK = ("packet_loss", "partition", "one_way")
+NEED_NETWORK = ("packet_loss", "partition", "one_way", "client_loss", "client_partition", "client_one_way")
 NEED_CLOCKS = ("clocks",)
 NEED_CLUSTER = tuple(cluster_faults.FAULTS)
 _ALL_NEEDY = (*NEED_SMALL_DISK, *NEED_FORGETFUL_DISK, *NEED_NETWORK, *NEED_CLOCKS, *NEED_CLUSTER)
 USUAL = tuple(name for name in FAULTS if name not in _ALL_NEEDY)
 # Gateways die all the time, Redis and its power now and then: a name that comes again comes as much more often.
 KILLS = (*("gateway_kill",) * 6, *("redis_kill",) * 2, "power_cut", "worker_kill")
+# The network on both sides of the gateways, some of which die meanwhile.
+NETWORK = (*NEED_NETWORK, "gateway_kill", "repartition")
 # What needs no single Redis.
 _OF_PROCESSES = ("gateway_kill", "gateway_term", "gateway_stop", "gateway_files", "worker_kill", "worker_stop",
                  "producer_kill", "client_link", "repartition")  # fmt: skip
 CLUSTER = (*_OF_PROCESSES, *NEED_CLUSTER)
-SETS: dict[str, tuple[str, ...]] = {"usual": USUAL, "kills": KILLS, "cluster": CLUSTER, "none": ()}
+SETS: dict[str, tuple[str, ...]] = {
+    "usual": USUAL, "kills": KILLS, "network": NETWORK, "cluster": CLUSTER, "none": (),
+}  # fmt: skip

@@ -1,6 +1,7 @@
-"""The network between gateways and Redis: loopback addresses of a namespace of our own, broken by nftables.
+"""The network on both sides of the gateways: the loopback of a namespace of our own, broken by nftables.
 
-Each gateway reaches Redis under an address of its own, so that a rule can meet one of them in one direction.
+Each gateway reaches Redis under an address of its own, and its clients reach it at a port of its own, so that a rule
+can meet one of them in one direction.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Network:
         """Name the addresses that Redis listens on, one a gateway."""
         return ("127.0.0.1",) * gateways
 
-    def heal(self) -> None:
-        """End every loss and partition."""
+    def heal(self, *places: str) -> None:
+        """End the losses and partitions of these places, or of all."""
 
 
 class OwnNetwork(Network):
@@ -30,19 +31,25 @@ class OwnNetwork(Network):
 
     breakable = True
 
+    def __init__(self) -> None:
+        self._broken: set[str] = set()
+
     def redis_addresses(self, gateways: int) -> tuple[str, ...]:
         """Name the addresses that Redis listens on, one a gateway."""
         return tuple(f"127.0.2.{number + 1}" for number in range(gateways))
 
-    def drop(self, match: str) -> None:
-        """Drop packets that an nftables expression meets, for instance `ip daddr 127.0.2.1`."""
-        _nft("add table ip campaign")
-        _nft("add chain ip campaign out { type filter hook output priority 0 ; }")
-        _nft(f"add rule ip campaign out {match} drop")
+    def drop(self, place: str, match: str) -> None:
+        """Drop what an nftables expression meets, for instance `ip daddr 127.0.2.1`, until `place` is healed."""
+        self._broken.add(place)
+        _nft(f"add table ip {place}")
+        _nft(f"add chain ip {place} out {{ type filter hook output priority 0 ; }}")
+        _nft(f"add rule ip {place} out {match} drop")
 
-    def heal(self) -> None:
-        """End every loss and partition."""
-        _nft("delete table ip campaign", check=False)
+    def heal(self, *places: str) -> None:
+        """End the losses and partitions of these places, or of all."""
+        for place in places or sorted(self._broken):
+            _nft(f"add table ip {place}; delete table ip {place}")
+            self._broken.discard(place)
 
 
 def enter() -> OwnNetwork:
@@ -55,7 +62,7 @@ def enter() -> OwnNetwork:
     return OwnNetwork()
 
 
-def _nft(rule: str, *, check: bool = True) -> None:
+def _nft(rule: str) -> None:
     done = subprocess.run(["nft", rule], capture_output=True, text=True, check=False)
-    if check and done.returncode:
+    if done.returncode:
         raise RuntimeError(f"nft {rule}: {done.stderr.strip()}")

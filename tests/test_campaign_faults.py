@@ -1,0 +1,68 @@
+"""What the campaign's nemesis breaks is broken, and whole again afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.campaign.servers import child_environment
+
+_ROOT = Path(__file__).parents[1]
+# In a network namespace of its own: how many connections to a gateway's port failed during a fault, and after it.
+_COUNT_FAILURES = """
+import asyncio, random, sys
+from pathlib import Path
+from tests.campaign import faults
+from tests.campaign.arena import Arena, Size
+from tests.campaign.disks import Disk
+from tests.campaign.network import OwnNetwork
+
+async def connects(port):
+    try:
+        async with asyncio.timeout(0.1):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except TimeoutError:
+        return False
+    writer.close()
+    return True
+
+async def main(folder, source):
+    parts = {"disk": Disk(folder / "data"), "network": OwnNetwork(), "skewed_clocks": False}
+    arena = Arena(folder, source, Size(gateways=1), 1, **parts)
+    try:
+        await arena.start()
+        port = arena.gateways[0].port
+        for name in ("client_loss", "client_partition", "client_one_way"):
+            failed, fault = 0, asyncio.create_task(faults.FAULTS[name][0](arena, random.Random(1)))
+            while not fault.done():
+                failed += not await connects(port)
+            await fault
+            print(name, failed > 0, all([await connects(port) for _ in range(20)]))
+    finally:
+        await arena.stop()
+
+asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def _lacks_network() -> str:
+    """Name what it takes to break a network and is not on this machine; '' where all is."""
+    missing = [tool for tool in ("unshare", "ip", "nft") if shutil.which(tool) is None]
+    if not missing and subprocess.run(["unshare", "--net", "nft", "list", "ruleset"], capture_output=True).returncode:
+        missing = ["the right to make a network namespace with nftables"]
+    return ", ".join(missing)
+
+
+@pytest.mark.skipif(bool(_lacks_network()), reason=f"not on this machine: {_lacks_network()}")
+def test_the_network_between_clients_and_a_gateway_is_broken_and_healed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, "-c",
+         _COUNT_FAILURES, str(tmp_path), str(_ROOT)],
+        cwd=_ROOT, env=child_environment(_ROOT), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    told = ["client_loss True True", "client_partition True True", "client_one_way True True"]
+    assert done.stdout.splitlines() == told, done.stderr
