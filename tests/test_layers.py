@@ -13,7 +13,8 @@ _MODEL = {"errors", "retries", "tasks", "config", "identity", "queue_settings"}
 _SERVICES = {"task_manager", "pool", "metrics", "redis_watch", "authentication", "jwts", "limits"}
 _WIRING = {
     "__init__", "__main__", "app", "background", "server", "serving", "processes", "protocol_guard", "exchange",
-    "reply_writer", "connection", "embedded", "redis_binary", "redis_words", "cli", "logs", "commands",
+    "reply_writer", "connection", "embedded", "data_directory", "marker", "redis_process", "redis_binary",
+    "redis_words", "cli", "logs", "commands",
 }  # fmt: skip
 _RANKS = dict.fromkeys(_MODEL, 0) | {"store": 1} | dict.fromkeys(_SERVICES, 2) | {"api": 3}
 _RANKS |= dict.fromkeys(_WIRING, 4)
