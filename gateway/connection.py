@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-# Builds the JSON body of a refusal from status, code and detail; it has a `request_id`.
-Problem = Callable[[int, str, str], bytes]
+# Builds the JSON body of a refusal from status, code, detail and the bound that was passed; it has a `request_id`.
+Problem = Callable[[int, str, str, int | None], bytes]
 # Takes the scope of the request, status, headers, body.
 Reply = Callable[[MutableMapping[str, Any], int, list[tuple[bytes, bytes]], bytes], bool]
 
@@ -29,6 +29,7 @@ class Limits:
     header_count: headers of one request. 431.
     url_bytes: the request target. 414.
     body_bytes: the body, declared or as it comes. 413.
+    told_body_bytes: the bound that this 413 names, where the application's own is lower.
     header_seconds: from the connection's opening, or the first byte of a later request, to the end of its headers. 408.
     body_seconds: from the end of the headers to the end of a body that the application waits for. 408. Also how long a
         client may neither read a reply nor finish a body that was answered early; those are closed.
@@ -39,6 +40,7 @@ class Limits:
     header_count: int = 100
     url_bytes: int = 8 * 1024
     body_bytes: int = 1024 * 1024 + 64 * 1024
+    told_body_bytes: int | None = None
     header_seconds: float = 10.0
     body_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
@@ -52,7 +54,7 @@ class Limits:
         return min(2.5, self.header_seconds / 4, self.body_seconds / 4, self.keep_alive_seconds / 4)
 
 
-def problem_body(status: int, code: str, detail: str) -> bytes:
+def problem_body(status: int, code: str, detail: str, limit: int | None = None) -> bytes:
     """Build the RFC 9457 body of a refusal, with a request id of its own. Source: protocol, "Conventions"."""
     return json.dumps(
         {
@@ -63,6 +65,7 @@ def problem_body(status: int, code: str, detail: str) -> bytes:
             "code": code,
             "request_id": secrets.token_hex(16),
             "retryable": status in (408, 503),
+            **({} if limit is None else {"limit": limit}),
         }
     ).encode()
 

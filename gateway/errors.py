@@ -144,7 +144,7 @@ class UrlTooLong(Refusal):
 
 
 class RequestTimeout(Refusal):
-    code, title = "request_timeout", "The request did not arrive in time"
+    code, title = "request_timeout", "The headers did not arrive in time"
     retryable = True
 
 

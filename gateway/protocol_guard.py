@@ -50,7 +50,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection. Make the class for a set of limits with `guarded`."""
 
     limits: ClassVar[Limits] = Limits()
-    problem: ClassVar[staticmethod[[int, str, str], bytes]] = staticmethod(problem_body)
+    problem: ClassVar[staticmethod[[int, str, str, int | None], bytes]] = staticmethod(problem_body)
 
     cycle: Exchange  # the last one parsed
 
@@ -79,7 +79,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # the one answered now; `cycle` is the last one parsed
         self._in_message = self._in_head = False
         self._replay: bytes | None = None  # the head of an upgrade request, less its upgrade
-        self._refusal: tuple[int, str, str] | None = None
+        self._refusal: tuple[int, str, str] | tuple[int, str, str, int] | None = None
         self._pending: bytes | None = None  # a refusal behind requests that are still to be answered
         self._lingering = False
         self._seen_bytes = 0
@@ -398,7 +398,9 @@ class GuardedProtocol(HttpToolsProtocol):
     # Refusing
 
     def _refuse_body(self) -> NoReturn:
-        self._refuse(413, "body_too_large", f"The body is larger than {self.limits.body_bytes} bytes.")
+        limit_bytes = self.limits.told_body_bytes or self.limits.body_bytes
+        self._refusal = (413, "body_too_large", f"The body is larger than {limit_bytes} bytes.", limit_bytes)
+        raise ValueError
 
     def _refuse(self, status: int, code: str, detail: str) -> NoReturn:
         """Refuse from within a callback of the parser, which stops it."""
@@ -440,10 +442,10 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _reply(self, status: int, code: str, detail: str) -> bytes:
+    def _reply(self, status: int, code: str, detail: str, limit: int | None = None) -> bytes:
         """The whole reply that refuses a request."""
         log.debug("refused a request", extra={"status": status, "code": code})
-        body = self.problem(status, code, detail)
+        body = self.problem(status, code, detail, limit)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
         lines += [b"%s: %s" % header for header in self.server_state.default_headers if header[0] != b"connection"]
         lines += [
@@ -462,7 +464,7 @@ class GuardedProtocol(HttpToolsProtocol):
 def guarded(limits: Limits | None = None, problem: Problem = problem_body) -> type[GuardedProtocol]:
     """Make the protocol class for `uvicorn.Config(http=...)`.
 
-    problem: builds the body of a refusal from status, code and detail; JSON with `request_id`.
+    problem: builds the body of a refusal from status, code, detail, and the bound that was passed; has `request_id`.
     """
     return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits or Limits(), "problem": staticmethod(problem)})
 

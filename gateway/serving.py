@@ -80,7 +80,7 @@ async def _serve_app(
     listener = inherited_socket() or listen(settings.host, settings.port)
     server = make_server(
         cast(ASGI3Application, app),
-        limits=Limits(body_bytes=settings.max_body_bytes + _ENVELOPE_BYTES),
+        limits=Limits(body_bytes=settings.max_body_bytes + _ENVELOPE_BYTES, told_body_bytes=settings.max_body_bytes),
         shutdown_seconds=max(settings.shutdown_timeout_seconds - _GRACE_SECONDS, 0.1),
         log_level="warning",
         on_signal=app.manager.close,

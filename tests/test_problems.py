@@ -12,7 +12,10 @@ import pytest
 
 from gateway import errors
 from gateway.api import problems
+from gateway.api.openapi import GUARD
+from gateway.connection import Limits
 from gateway.errors import Refusal
+from tests.harness import live_gateway
 
 # Something for each parameter that a refusal takes, by the name it has in all of them.
 ARGUMENTS: dict[str, Any] = {
@@ -126,9 +129,27 @@ def test_405_names_the_methods_it_would_take() -> None:
     assert problems.document(refusal, "x")["allow"] == "GET, HEAD, POST"
 
 
-@pytest.mark.parametrize("status", [400, 408, 413, 414, 431, 501, 503])
-def test_the_server_speaks_of_its_refusals_in_the_same_form(status: int) -> None:
-    document = json.loads(problems.for_server(status, "some_code", "what was wrong"))
+@pytest.mark.parametrize(("status", "code"), [(status, code) for status, codes in GUARD.items() for code in codes])
+def test_the_server_speaks_of_its_refusals_in_the_same_form(status: int, code: str) -> None:
+    document = json.loads(problems.for_server(status, code, "what was wrong"))
     assert set(document) == {"type", "title", "status", "detail", "code", "request_id", "retryable"}
-    assert document["type"] == problems.TYPE_PREFIX + "some_code"
+    assert document["type"] == problems.TYPE_PREFIX + code
     assert document["retryable"] is (status in WORTH_REPEATING)
+    assert re.fullmatch(r"[A-Z][^.]{5,70}", document["title"])
+    for kind in REFUSALS:
+        if kind.code == code:
+            assert (document["title"], document["status"]) == (kind.title, problems.STATUS[kind])
+
+
+async def test_a_body_is_too_large_in_the_same_words_whoever_finds_it(redis_url: str) -> None:
+    limits = Limits(body_bytes=2_000_000, told_body_bytes=1_048_576)
+    async with live_gateway(redis_url, limits=limits) as gateway:
+        found = []
+        for size_bytes in (1_048_577, 2_000_001):
+            reply = await gateway.client.post(
+                "/tasks", content=b" " * size_bytes, headers={"Content-Type": "application/json"}
+            )
+            assert reply.status_code == 413
+            document = reply.json()
+            found.append([document[name] for name in ("type", "title", "code", "retryable", "limit")])
+        assert found[0] == found[1]

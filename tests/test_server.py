@@ -293,7 +293,7 @@ async def test_a_chunked_body_beyond_the_limit_is_refused_as_it_comes() -> None:
         for _ in range(12):
             client.send(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
         reply = await client.reply()
-        assert (reply.status, reply.code) == (413, "body_too_large")
+        assert (reply.status, reply.code, json.loads(reply.body)["limit"]) == (413, "body_too_large", 100_000)
         await wait_until(lambda: running.app.disconnects == 1)
 
 

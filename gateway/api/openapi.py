@@ -11,7 +11,7 @@ import msgspec
 from gateway import __version__, errors
 from gateway.api import messages
 from gateway.api.examples import problem
-from gateway.api.problems import STATUS
+from gateway.api.problems import CODES, STATUS
 from gateway.errors import Refusal
 
 JSON = "application/json"
@@ -85,18 +85,15 @@ HEADERS: dict[str, str] = {
     "Allow": "The methods that the address takes.",
 }
 
-# What the protocol guard refuses before there is a request to route. It spells its codes itself.
-GUARD: dict[int, dict[str, str]] = {
-    400: {"bad_request": "The request is not valid HTTP"},
-    408: {"request_timeout": "The headers did not arrive in time", "body_timeout": "The body did not arrive in time"},
-    413: {"body_too_large": "The body is too large"},
-    414: {"url_too_long": "The request's URL is too long"},
-    431: {"headers_too_large": "The request's headers are too large"},
-    501: {
-        "unsupported_transfer_encoding": "The only transfer encoding is chunked",
-        "method_not_supported": "CONNECT is not supported",
-    },
-    503: {"shutting_down": "The gateway is shutting down"},
+# What the protocol guard refuses before there is a request to route.
+GUARD: dict[int, tuple[str, ...]] = {
+    400: ("bad_request",),
+    408: ("request_timeout", "body_timeout"),
+    413: ("body_too_large",),
+    414: ("url_too_long",),
+    431: ("headers_too_large",),
+    501: ("unsupported_transfer_encoding", "method_not_supported"),
+    503: ("shutting_down",),
 }
 
 TAGS = {
@@ -350,7 +347,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> _Json:
 def _codes(status: int, causes: Causes) -> dict[str, str]:
     """The codes that a status may have, each with its title."""
     codes = {cause.code: cause.title for cause in causes if STATUS[cause] == status}
-    return {**codes, **{code: title for code, title in GUARD.get(status, {}).items() if code not in codes}}
+    return {**codes, **{code: CODES[code][0] for code in GUARD.get(status, ())}}
 
 
 def _refusal(status: int, codes: dict[str, str], *headers: str) -> _Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from http import HTTPStatus
 
 import msgspec
 
@@ -67,6 +66,14 @@ STATUS: dict[type[Refusal], int] = {
     errors.Overloaded: 503,
 }
 
+# Every code: its title, and whether the same request may succeed later. Three are the protocol guard's alone.
+CODES: dict[str, tuple[str, bool]] = {
+    **{cause.code: (cause.title, cause.retryable) for cause in STATUS},
+    "body_timeout": ("The body did not arrive in time", True),
+    "method_not_supported": ("CONNECT is not supported", False),
+    "unsupported_transfer_encoding": ("The only transfer encoding is chunked", False),
+}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -113,16 +120,16 @@ def headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def for_server(status: int, code: str, detail: str) -> bytes:
-    """The problem document of a refusal that the protocol guard decided on. Its codes are its own."""
-    return _encode(
-        {
-            "type": TYPE_PREFIX + code,
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "request_id": secrets.token_hex(8),
-            "retryable": status in (408, 503),
-        }
-    )
+def for_server(status: int, code: str, detail: str, limit: int | None = None) -> bytes:
+    """The problem document of a refusal that the protocol guard decided on. limit: the bound that was passed."""
+    title, retryable = CODES[code]
+    document = {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": secrets.token_hex(8),
+        "retryable": retryable,
+    }
+    return _encode(document if limit is None else {**document, "limit": limit})
