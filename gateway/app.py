@@ -29,10 +29,10 @@ from gateway.jwts import JwtRules, JwtVerifier
 from gateway.limits import TenantLimits
 from gateway.metrics import Metrics
 from gateway.pool import Pool
+from gateway.redis_connections import connect
 from gateway.redis_watch import RedisWatch
 from gateway.store import scripts
 from gateway.store.api_keys import ApiKeys
-from gateway.store.connect import Connections
 from gateway.store.idempotency import Idempotency
 from gateway.store.inspector import Inspector
 from gateway.store.keys import Keys
@@ -52,12 +52,7 @@ class GatewayApp(Starlette):
     def __init__(
         self, settings: Settings, redis_url: str, *, pool_size: int = 0, clock: Callable[[], int] | None = None
     ) -> None:
-        self.connections = Connections(
-            redis_url,
-            settings.redis_password,
-            sentinel_password=settings.redis_sentinel_password,
-            replicas=settings.durability_replicas if settings.durability == "replicated" else 0,
-        )
+        self.connections = connect(settings, redis_url)
         keys = Keys(settings.redis_key_prefix, cluster=self.connections.cluster)
         gateway = secrets.token_hex(6)
         self.meter = Metrics()

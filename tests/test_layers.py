@@ -14,7 +14,7 @@ _SERVICES = {"task_manager", "pool", "metrics", "redis_watch", "authentication",
 _WIRING = {
     "__init__", "__main__", "app", "background", "server", "serving", "processes", "protocol_guard", "exchange",
     "reply_writer", "connection", "embedded", "data_directory", "marker", "redis_process", "redis_binary",
-    "redis_words", "cli", "logs", "commands",
+    "redis_words", "redis_connections", "cli", "logs", "commands",
 }  # fmt: skip
 _RANKS = dict.fromkeys(_MODEL, 0) | {"store": 1} | dict.fromkeys(_SERVICES, 2) | {"api": 3}
 _RANKS |= dict.fromkeys(_WIRING, 4)

@@ -19,6 +19,7 @@ from gateway.redis_watch import complaints
 from gateway.store.connect import Connections
 from gateway.store.location import Location, parse
 from gateway.store.registry import ServerFacts
+from tests.command_line import run
 from tests.harness import Clock, LiveGateway, live_gateway, redis_binaries, wait_until
 from tests.topologies import MASTER, Node, SentinelSet, until
 
@@ -87,6 +88,28 @@ async def test_the_settings_name_sentinels_and_the_primary(servers: SentinelSet)
             await connections.link().call([b"PING\r\n"], repeat=False)
     finally:
         await connections.close()
+
+
+async def test_the_password_of_the_sentinels_is_used_by_the_gateway_and_by_what_asks_redis_itself(
+    servers: SentinelSet, tmp_path: Path
+) -> None:
+    settings = {"REDIS_SENTINELS": ",".join(node.address for node in servers.sentinels), "REDIS_MASTER": MASTER}
+    commands = (["doctor"], ["keys", "list", "--local"])
+    for node in servers.sentinels:
+        node.redis.execute_command("ACL", "SETUSER", "default", ">secret")
+    try:
+        for arguments in commands:
+            refused = await run(None, *arguments, folder=tmp_path, PORT="0", **settings)
+            assert refused.code != 0, arguments
+        settings["REDIS_SENTINEL_PASSWORD"] = "secret"
+        for arguments in commands:
+            ended = await run(None, *arguments, folder=tmp_path, PORT="0", **settings)
+            assert ended.code == 0, (arguments, ended.out + ended.err)
+        async with live_gateway(servers.url, redis_sentinel_password="secret") as gateway:
+            await gateway.enqueue()
+    finally:
+        for node in servers.sentinels:
+            node.redis.execute_command("ACL", "SETUSER", "default", "nopass")
 
 
 async def test_while_all_sentinels_are_away_the_known_primary_is_used(servers: SentinelSet) -> None:

@@ -21,8 +21,9 @@ from gateway.config import Settings
 from gateway.embedded import EmbeddedRedis
 from gateway.errors import Refusal
 from gateway.redis_binary import EmbeddedRedisError
+from gateway.redis_connections import connect
 from gateway.store.api_keys import ApiKey, ApiKeys
-from gateway.store.connect import Connections, answering
+from gateway.store.connect import answering
 from gateway.store.keys import Keys
 from gateway.tasks import DEFAULT_TENANT
 
@@ -88,14 +89,15 @@ async def _opened() -> AsyncIterator[ApiKeys]:
 @asynccontextmanager
 async def _connected(chosen: Settings, url: str) -> AsyncIterator[ApiKeys]:
     try:
-        connections = Connections(url, chosen.redis_password)
+        connections = connect(chosen, url)
     except ValueError as error:
         raise Unreachable(f"REDIS_URL: {error}") from error
     try:
         async with answering():
             seconds, micros = await connections.redis.time()
         # Keys end by Redis's clock, as everything does.
-        yield ApiKeys(connections.redis, Keys(chosen.redis_key_prefix), lambda: seconds * 1000 + micros // 1000)
+        keys = Keys(chosen.redis_key_prefix, cluster=connections.cluster)
+        yield ApiKeys(connections.redis, keys, lambda: seconds * 1000 + micros // 1000)
     except Refusal as refusal:
         cause = f" ({refusal.__cause__})" if refusal.__cause__ is not None else ""
         raise Unreachable(f"{refusal.detail}{cause}; `gateway doctor` looks at Redis") from refusal

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from gateway.commands.findings import Finding, ok, problem, warning
 from gateway.config import Settings
 from gateway.errors import StoreUnavailable
+from gateway.redis_connections import connect
 from gateway.store.connect import Connections, answering
 
 _OLDEST = (6, 2)
@@ -24,7 +25,7 @@ async def check_redis(settings: Settings) -> list[Finding]:
     location = settings.redis_location()
     shown = _without_password(location)
     try:
-        connections = Connections(location, settings.redis_password)
+        connections = connect(settings, location)
     except ValueError as error:
         return [problem("redis", f"{shown}: {error}", "write REDIS_URL as redis://host:6379/0, rediss:// or unix://")]
     try:
