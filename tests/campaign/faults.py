@@ -250,13 +250,26 @@ async def disk_full(arena: Arena, rng: random.Random) -> None:
 
 async def power_cut(arena: Arena, rng: random.Random) -> None:
     """Redis and the disk's cache are gone at once; Redis starts over what was synced."""
-    assert isinstance(arena.disk, ForgetfulDisk)
     async with arena.fault("power_cut", "redis"):
-        arena.redis.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(arena.disk.cut_power)
-        await asyncio.to_thread(arena.redis.end)
-        await asyncio.to_thread(arena.disk.mount)
-        await asyncio.to_thread(arena.redis.start)
+        await _cut_power(arena)
+
+
+async def power_cut_unsynced(arena: Arena, rng: random.Random) -> None:
+    """A power cut of a Redis that syncs nothing. The control of `power_cut`: it must lose what was acknowledged."""
+    async with arena.fault("power_cut_unsynced", "redis"):
+        async with Redis.from_url(arena.redis.url) as redis:
+            await redis.config_set("appendfsync", "no")
+        await asyncio.sleep(rng.uniform(1.0, 2.0))
+        await _cut_power(arena)
+
+
+async def _cut_power(arena: Arena) -> None:
+    assert isinstance(arena.disk, ForgetfulDisk)
+    arena.redis.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(arena.disk.cut_power)
+    await asyncio.to_thread(arena.redis.end)
+    await asyncio.to_thread(arena.disk.mount)
+    await asyncio.to_thread(arena.redis.start)
 
 
 async def _drop(arena: Arena, rng: random.Random, name: str, place: str, *matches: str) -> None:
@@ -335,6 +348,7 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "clocks": (clocks, 1),
     "disk_full": (disk_full, 1),
     "power_cut": (power_cut, 2),
+    "power_cut_unsynced": (power_cut_unsynced, 1),
     "packet_loss": (packet_loss, 1),
     "partition": (partition, 1),
     "one_way": (one_way, 1),
@@ -345,7 +359,7 @@ FAULTS: dict[str, tuple[Fault, float]] = {
 }
 # These need root, and a disk, a library or a network of their own: see `campaign.prepare`.
 NEED_SMALL_DISK = ("disk_full",)
-NEED_FORGETFUL_DISK = ("power_cut",)
+NEED_FORGETFUL_DISK = ("power_cut", "power_cut_unsynced")
 NEED_NETWORK = ("packet_loss", "partition", "one_way", "client_loss", "client_partition", "client_one_way")
 NEED_CLOCKS = ("clocks",)
 NEED_CLUSTER = tuple(cluster_faults.FAULTS)

@@ -1,4 +1,4 @@
-"""Gateways broken on purpose: a checker that passes one of them proves nothing.
+"""Gateways broken on purpose, and a store: a checker that passes one of them proves nothing.
 
 python -m tests.campaign.mutants [NAME ..]: run a short campaign against each and say what caught it.
 """
@@ -23,12 +23,15 @@ _LUA = "gateway/store/lua/"
 
 
 class Mutant(msgspec.Struct, frozen=True, kw_only=True):
-    """One mistake: text of a file and what stands there instead. caught_as: kinds of violations that tell of it."""
+    """One mistake: text of a file and what stands there instead. caught_as: kinds of violations that tell of it.
 
-    file: str
-    old: str
-    new: str
+    Without a file the gateway is whole, and the mistake is the store's: one of `faults`.
+    """
+
     caught_as: frozenset[str]
+    file: str = ""
+    old: str = ""
+    new: str = ""
     faults: tuple[str, ...] = ()
     seconds: float = 5.0
     queue_size: int = 100
@@ -132,6 +135,9 @@ MUTANTS = {
         '        now_ms, depth, dues = unheard("enqueue",',
         caught_as=frozenset(("acknowledged task lost",)),
     ),
+    "a store that does not sync": Mutant(
+        caught_as=frozenset(("acknowledged task lost",)), faults=("power_cut_unsynced",), seconds=3.0
+    ),
     "idempotency key ignored": Mutant(
         file="gateway/api/producers.py", old="key = _idempotency_key(call)", new="key = None",
         caught_as=frozenset(("stored twice", "one key, two tasks")), faults=("client_link", "gateway_kill"),
@@ -144,6 +150,8 @@ def break_gateway(mutant: Mutant, source: Path, folder: Path) -> Path:
     """Copy the gateway and make the mistake in the copy. Returns the copy's tree; ValueError: the text has changed."""
     tree = folder / "source"
     shutil.copytree(source / "gateway", tree / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    if not mutant.file:
+        return tree
     path = tree / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
