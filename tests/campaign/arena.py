@@ -22,7 +22,7 @@ from tests.campaign.history import Fault, Log
 from tests.campaign.network import Network
 from tests.campaign.producers import SETTINGS
 from tests.campaign.proxy import FaultProxy
-from tests.campaign.servers import GatewayNode, LoadNode, RedisNode, free_port
+from tests.campaign.servers import GatewayNode, LoadNode, RedisNode, Server, free_port
 
 _FAKETIME = (
     Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"),
@@ -70,6 +70,12 @@ class Arena:
         self._seed = seed
         self.producers: list[LoadNode] = []
         self.workers: list[LoadNode] = []
+        self.drains: list[LoadNode] = []
+
+    @property
+    def clients(self) -> list[LoadNode]:
+        """The processes full of producers and workers, those that drain included."""
+        return [*self.producers, *self.workers, *self.drains]
 
     def _prepare_store(self, rng: random.Random) -> list[str]:
         """Make what the gateways keep their tasks in. Returns the URL that each of them finds it at."""
@@ -145,7 +151,8 @@ class Arena:
 
     def start_drain(self) -> LoadNode:
         """Start quiet workers that finish what is left."""
-        node = self._load("drain", 0)
+        node = self._load("drain", len(self.drains))
+        self.drains.append(node)
         node.start()
         return node
 
@@ -176,7 +183,8 @@ class Arena:
 
     async def stop(self) -> None:
         """End every process."""
-        for node in (*self.producers, *self.workers, *self.gateways):
+        nodes: list[Server] = [*self.clients, *self.gateways]
+        for node in nodes:
             await asyncio.to_thread(node.end)
         await asyncio.to_thread(self._stop_store)
         for link in (*self.store_links, *self.client_links):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.campaign import failovers, faults, history
+from tests.campaign import checks_processes, failovers, faults, history
 from tests.campaign.arena import Arena, Size
 from tests.campaign.checker import Verdict, check
 from tests.campaign.cluster import ClusterArena
@@ -71,7 +71,7 @@ async def run(plan: Plan) -> Report:
         await _rage(arena, plan)
         seconds = time.monotonic() - started
         await arena.heal()
-        for node in (*arena.producers, *arena.workers):
+        for node in arena.clients:
             await asyncio.to_thread(node.end, signal.SIGTERM)
         stuck = await _drain(arena, plan.drain_seconds)
         left = await arena.contents()
@@ -80,7 +80,7 @@ async def run(plan: Plan) -> Report:
         await arena.stop()
     operations, done = history.read(plan.folder)
     verdict = check(operations, done, left, gateways=plan.size.gateways, queue_size=plan.size.queue_size)
-    verdict.violations += stuck + _logged_defects(arena)
+    verdict.violations += [*stuck, *checks_processes.check(arena.gateways, arena.clients)]
     report = Report(plan.seed, seconds, dict(Counter(fault.name for fault in done)), verdict)
     if plan.cluster:
         report.outages = failovers.outages(operations, done)
@@ -137,12 +137,3 @@ async def _drain(arena: Arena, seconds: float) -> list[Violation]:
             await asyncio.to_thread(node.end, signal.SIGTERM)
         await asyncio.sleep(LONGEST_LEASE_SECONDS + 1.0)
     return []
-
-
-def _logged_defects(arena: Arena) -> list[Violation]:
-    found = []
-    for node in arena.gateways:
-        lines = [line for line in node.log.read_text().splitlines() if "Traceback" in line or '"level":"error"' in line]
-        if lines:
-            found.append(Violation("defect in a gateway's log", "", f"{node.name}: {lines[0][:500]}"))
-    return found

@@ -32,6 +32,8 @@ def check(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
     """Yield replies that nobody promised."""
     for operation in timeline.operations:
         status = operation.status
+        if "unreadable" in operation.reply:
+            yield Violation("unreadable answer", "", f"{operation.op} ({operation.id}) {operation.reply['unreadable']}")
         if status == NO_ANSWER or status in _SUCCESSES:
             continue
         code = operation.reply.get("code", "")

@@ -38,17 +38,26 @@ def child_environment(source: Path, **more: str) -> dict[str, str]:
 
 
 class Server:
-    """A child process that is ended by a signal and can be started again."""
+    """A child process that is ended by a signal and can be started again.
+
+    deaths: how it ended where nobody had ended it, and how it did not obey a SIGTERM, with the end of its log.
+    """
+
+    ends_well_with: tuple[int, ...] = (0,)
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.deaths: list[str] = []
+        self._wanted = False
 
     def spawn(self, command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         """Start it in the background."""
+        self._look()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._wanted = True
 
     @property
     def running(self) -> bool:
@@ -70,13 +79,28 @@ class Server:
         """Send it a signal and wait until it is gone; -9 when it does not go."""
         if self.process is None:
             return
+        self._look()
+        asked, self._wanted = self._wanted, False
         self.send_signal(signal.SIGCONT)
         self.send_signal(number)
         try:
-            self.process.wait(seconds)
+            code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            code = self.process.wait()
+            self._note(f"still ran {seconds:.0f} s after {signal.Signals(number).name}")
+            return
+        if asked and number == signal.SIGTERM and code not in self.ends_well_with:
+            self._note(f"ended with {code} after SIGTERM")
+
+    def _look(self) -> None:
+        """Note it when nobody has ended it, and it does not run."""
+        if self._wanted and self.process is not None and self.process.poll() is not None:
+            self._note(f"ended by itself with {self.process.returncode}")
+            self._wanted = False
+
+    def _note(self, how: str) -> None:
+        self.deaths.append(f"{self.name} {how}: {self.log.read_text(errors='replace')[-500:]}")
 
 
 class RedisNode(Server):
@@ -173,6 +197,9 @@ class GatewayNode(Server):
 
 class LoadNode(Server):
     """A process full of producers or workers (`load.py`). Its name is new after each kill: so are its clients'."""
+
+    # One that is only just starting has no handler yet.
+    ends_well_with = (0, -signal.SIGTERM)
 
     def __init__(self, role: str, number: int, folder: Path, seed: int, clients: int, doors: list[str]) -> None:
         super().__init__("", folder / f"{role}-{number}.log")

@@ -16,16 +16,21 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Reply(msgspec.Struct):
-    """What came back. status 0: nothing that counts; `cause` says why."""
+    """What came back. status 0: nothing that counts; `cause` says why, `unreadable` what was wrong with an answer."""
 
     status: int
     headers: dict[str, str]
     body: Any
     cause: str = ""
+    unreadable: str = ""
 
 
 class _NoAnswer(Exception):
     """No whole answer came."""
+
+
+class _Unreadable(Exception):
+    """An answer came that no client can make anything of."""
 
 
 class Misbehaviour(msgspec.Struct, frozen=True):
@@ -61,10 +66,16 @@ class Client:
         try:
             async with asyncio.timeout(seconds):
                 reply = await self._exchange(method, path, body, headers, misbehaviour)
+                logged = _facts(reply, digest)
+        except _Unreadable as error:
+            self._move()
+            reply = Reply(NO_ANSWER, {}, None, "unreadable", str(error)[:200])
         except (OSError, _NoAnswer, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             self._move()
             reply = Reply(NO_ANSWER, {}, None, f"{type(error).__name__} {error}"[:80])
-        self._log.answered(number, reply.status, _facts(reply, digest))
+        if reply.status == NO_ANSWER:
+            logged = {"cause": reply.cause} | ({"unreadable": reply.unreadable} if reply.unreadable else {})
+        self._log.answered(number, reply.status, logged)
         return reply
 
     def twin(self) -> Client:
@@ -108,7 +119,7 @@ class Client:
 
     async def _break_off(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, how: str) -> _NoAnswer:
         if how == "half_close":
-            writer.write_eof()
+            half_close(writer)
             try:
                 async with asyncio.timeout(0.2):
                     await reader.read(1 << 20)
@@ -119,6 +130,14 @@ class Client:
         return _NoAnswer(f"hung up: {how}")
 
 
+def half_close(writer: asyncio.StreamWriter) -> None:
+    """Say that nothing more comes this way, unless the connection is gone already."""
+    try:
+        writer.write_eof()
+    except RuntimeError:
+        pass  # uvloop's word for a connection that was closed a moment ago
+
+
 async def _read(reader: asyncio.StreamReader) -> Reply:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.split("\r\n")
@@ -126,23 +145,34 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
     for line in lines:
         name, _, value = line.partition(": ")
         headers[name.lower()] = value
-    status = int(first.split(" ", 2)[1])
-    length = int(headers.get("content-length", "0"))
+    try:
+        status, length = int(first.split(" ", 2)[1]), int(headers.get("content-length", "0"))
+    except (ValueError, IndexError) as error:
+        raise _Unreadable(f"{first!r} {error}") from error
     content = await reader.readexactly(length) if length else b""
-    return Reply(status, headers, msgspec.json.decode(content) if content else None)
+    try:
+        return Reply(status, headers, msgspec.json.decode(content) if content else None)
+    except msgspec.DecodeError as error:
+        raise _Unreadable(f"{status} {error}: {content[:100]!r}") from error
 
 
 def _facts(reply: Reply, digest: Any) -> dict[str, Any]:
-    if reply.status == NO_ANSWER:
-        return {"cause": reply.cause}
+    """What is logged of a whole answer. Raises _Unreadable when it lacks what the protocol says it has."""
+    try:
+        return _digested(reply, digest)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _Unreadable(f"{reply.status} {type(error).__name__} {error}: {str(reply.body)[:100]}") from error
+
+
+def _digested(reply: Reply, digest: Any) -> dict[str, Any]:
     if reply.status >= 400:
-        facts = {"code": (reply.body or {}).get("code", "")}
+        facts = {"code": reply.body["code"]}
         if "retry-after" in reply.headers:
             facts["retry_after"] = reply.headers["retry-after"]
-        if "id" in (reply.body or {}):
+        if "id" in reply.body:
             facts["id"] = reply.body["id"]
         return facts
-    facts = digest(reply.body) if digest is not None and reply.body is not None else {}
+    facts = digest(reply.body) if digest is not None and reply.status != 204 else {}
     if reply.headers.get("idempotent-replayed"):
         facts["replayed"] = True
     return facts
