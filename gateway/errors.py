@@ -90,8 +90,8 @@ class InvalidParameter(Refusal):
 class InvalidId(Refusal):
     code, title = "invalid_id", "The id in the path is malformed"
 
-    def __init__(self) -> None:
-        super().__init__("an id is 1 to 200 letters, digits and . _ : ~ -")
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
 
 
 class BadCursor(Refusal):

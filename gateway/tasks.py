@@ -19,10 +19,15 @@ import msgspec
 
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
 
+# Each name's form, and the same in words for whoever got it wrong.
 JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+JOB_TYPE_RULE = "a job_type is 1 to 128 letters, digits and . _ : - and begins with a letter or digit"
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TENANT_RULE = "a tenant is 1 to 64 letters, digits and . _ - and begins with a letter or digit"
 WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
+WORKER_ID_RULE = "a worker_id is 1 to 128 letters, digits and . _ : @ / + - and begins with a letter or digit"
 ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
+ID_RULE = "an id is 1 to 200 letters, digits and . _ : ~ -"
 DEFAULT_TENANT = "default"
 DEFAULT_JOB_TYPE = "default"
 PRIORITIES = ("critical", "high", "normal", "low")

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import itertools
 import re
+import string
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from gateway import tasks
 from gateway.tasks import ID, JOB_TYPE, MAX_ID_CHARS, MAX_PARTITIONS, IdParts, Ulids, public_id, split_id
 
 _ULID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _TAG = "{default:demo}"
 job_types = some.from_regex(JOB_TYPE, fullmatch=True)
+
+
+@pytest.mark.parametrize("name", ["JOB_TYPE", "TENANT", "WORKER_ID", "ID"])
+def test_a_rule_in_words_says_what_its_pattern_does(name: str) -> None:
+    pattern, rule = getattr(tasks, name), getattr(tasks, f"{name}_RULE")
+    said = re.fullmatch(
+        r"an? \w+ is 1 to (\d+) letters, digits and ((?:\S )*\S)( and begins with a letter or digit)?", rule
+    )
+    assert said
+    assert pattern.fullmatch("a" * int(said[1]))
+    assert not pattern.fullmatch("a" * (int(said[1]) + 1))
+    assert not pattern.fullmatch("")
+    marks = {mark for mark in string.punctuation + " \n\u00e9" if pattern.fullmatch("a" + mark)}
+    assert marks == set(said[2].split())
+    assert any(pattern.fullmatch(mark) for mark in marks) is (said[3] is None)
 
 
 def test_ids_rise_strictly_inside_one_millisecond() -> None:

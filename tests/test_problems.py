@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, Any] = {
     "policy": "requests",
     "limit_per_minute": 60,
     "retry_ms": 1500,
+    "rule": "an id is a word",
     "quota": "max_pending",
     "used": 7,
     "asked": 2,

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.tasks import ID_RULE, JOB_TYPE_RULE, TENANT_RULE, WORKER_ID_RULE
 from tests.harness import Clock, LiveGateway, live_gateway, wait_until
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -185,6 +186,24 @@ async def test_a_batch_fills_what_is_left_and_an_atomic_one_does_not(redis_url: 
         assert len((await gateway.get("/tasks")).json()["tasks"]) == 1
         reply = await gateway.post("/tasks", [{"job_type": "demo"}] * 4)
         assert [entry["status"] for entry in reply.json()["results"]] == [201, 201, 503, 503]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "rule"),
+    [
+        ("GET", "/tasks/a%20b", ID_RULE),
+        ("GET", "/queues/a~b", JOB_TYPE_RULE),
+        ("GET", "/queues/a~b/settings", JOB_TYPE_RULE),
+        ("DELETE", "/workers/a~b", WORKER_ID_RULE),
+        ("GET", "/tenants/a:b", TENANT_RULE),
+        ("DELETE", "/keys/a%20b", ID_RULE),
+    ],
+)
+async def test_a_malformed_name_is_told_the_rule_of_such_names(
+    gateway: LiveGateway, method: str, path: str, rule: str
+) -> None:
+    reply = await gateway.client.request(method, path)
+    assert (reply.status_code, reply.json()["code"], reply.json()["detail"]) == (400, "invalid_id", rule)
 
 
 # Waiting for the end

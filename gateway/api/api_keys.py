@@ -12,7 +12,7 @@ from gateway.api.replies import encode
 from gateway.api.times import format_time
 from gateway.errors import ForbiddenJobType, ForbiddenTenant, InvalidId, KeyNotFound
 from gateway.store.api_keys import ApiKey, ApiKeys
-from gateway.tasks import ID
+from gateway.tasks import ID, ID_RULE
 
 _new_key = msgspec.json.Decoder(NewKey)
 
@@ -55,7 +55,7 @@ class KeyRing:
         call.query()
         _check_wide(call)
         if not ID.fullmatch(call.id):
-            raise InvalidId()
+            raise InvalidId(ID_RULE)
         tenant = None if call.identity.operates else call.identity.tenant
         if not await self._api_keys.revoke(call.id, tenant):
             raise KeyNotFound(call.id)

@@ -18,7 +18,7 @@ from gateway.store.inspector import Inspector, QueueStats, together
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import TaskManager
-from gateway.tasks import DEFAULT_TENANT, JOB_TYPE, Queue
+from gateway.tasks import DEFAULT_TENANT, JOB_TYPE, JOB_TYPE_RULE, Queue
 
 _FRESH_SECONDS = 0.5
 _PROBE_SECONDS = 2.0
@@ -133,7 +133,7 @@ class Operators:
         """GET /queues/{job_type}. 200, 400, 404."""
         call.query()
         if not JOB_TYPE.fullmatch(call.id):
-            raise InvalidId()
+            raise InvalidId(JOB_TYPE_RULE)
         queue = call.identity.queue(call.id)
         stats = together(await self._inspector.stats(await self._store.parts(queue)))
         known = any((stats.ready, stats.due, stats.leased, stats.totals))

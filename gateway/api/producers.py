@@ -43,6 +43,7 @@ from gateway.task_manager import TaskManager
 from gateway.tasks import (
     DEFAULT_JOB_TYPE,
     ID,
+    ID_RULE,
     JOB_TYPE,
     PRIORITIES,
     WORKER_ID,
@@ -507,7 +508,7 @@ def queue_of(call: Call, task_id: str) -> Queue:
     Raises InvalidId (malformed), TaskNotFound (it can be nobody's), ForbiddenJobType.
     """
     if not ID.fullmatch(task_id):
-        raise InvalidId()
+        raise InvalidId(ID_RULE)
     parts = split_id(task_id)
     if parts is None:
         raise TaskNotFound(task_id)

@@ -39,7 +39,7 @@ from gateway.store.calls import StaleSettings
 from gateway.store.inspector import Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
-from gateway.tasks import JOB_TYPE, Queue, Status
+from gateway.tasks import JOB_TYPE, JOB_TYPE_RULE, Queue, Status
 
 _PATCH_TRIES = 5
 _LONGEST_DELAY_MS = 31_622_400_000
@@ -221,7 +221,7 @@ def settings_reply(queue: Queue, settings: QueueSettings, queue_limit: int, now_
 
 def _queue_of(call: Call) -> Queue:
     if not JOB_TYPE.fullmatch(call.id):
-        raise InvalidId()
+        raise InvalidId(JOB_TYPE_RULE)
     return call.identity.queue(call.id)
 
 

@@ -13,7 +13,7 @@ from gateway.errors import ForbiddenTenant, InvalidId
 from gateway.limits import TenantLimits
 from gateway.store.registry import Registry
 from gateway.store.tenants import Limits, Tenants
-from gateway.tasks import TENANT
+from gateway.tasks import TENANT, TENANT_RULE
 
 _new_limits = msgspec.json.Decoder(NewLimits)
 
@@ -71,5 +71,5 @@ class TenantDesk:
 
 def _tenant_of(call: Call) -> str:
     if not TENANT.fullmatch(call.id):
-        raise InvalidId()
+        raise InvalidId(TENANT_RULE)
     return call.id

@@ -44,7 +44,7 @@ from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
-from gateway.tasks import WORKER_ID, LeasedTask, Queue
+from gateway.tasks import WORKER_ID, WORKER_ID_RULE, LeasedTask, Queue
 
 DEFAULT_WAIT_SECONDS = 25.0
 MAX_TYPES = 100
@@ -333,7 +333,7 @@ async def _when_gone(call: Call, hang_up: Any) -> None:
 
 def _worker_of(call: Call) -> str:
     if not WORKER_ID.fullmatch(call.id):
-        raise InvalidId()
+        raise InvalidId(WORKER_ID_RULE)
     return call.id
 
 
