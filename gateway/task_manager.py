@@ -18,11 +18,13 @@ from typing import Any
 
 import msgspec
 
-from gateway.errors import Refusal, ShuttingDown, StoreFull, StoreUnavailable, TooManyPolls
+from gateway.attendance import Attendance
+from gateway.ends import Ends
+from gateway.errors import Refusal, ShuttingDown, StoreUnavailable, TooManyPolls
 from gateway.store.calls import Claim
-from gateway.store.registry import DirectiveName, Registry, WorkerFacts
+from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
-from gateway.tasks import DEFAULT_TENANT, LeasedTask, Queue
+from gateway.tasks import LeasedTask, Queue
 
 log = logging.getLogger("gateway.polls")
 _POLLS_PER_CLAIM = 200
@@ -30,13 +32,7 @@ _POLLS_PER_CLAIM = 200
 _POLLS_PER_FAIR_CLAIM = 8
 _RECHECK_SECONDS = 1.0
 _RECHECKS_PER_SECOND = 10.0
-_RETRY_SECONDS = 0.25
-_NOTE_WORKERS_SECONDS = 1.0
-# Whoever holds a poll open is seen now and then only: ten thousand idle polls must cost next to nothing.
-_NOTE_ALL_WORKERS_SECONDS = 20.0
-_REREAD_DIRECTIVES_SECONDS = 10.0
 _DIRECTED_SECONDS = 1.0
-_LOOK_AGAIN_SECONDS = 1.0
 _PASS_OVER_SECONDS = 1.0
 
 
@@ -102,16 +98,16 @@ class TaskManager:
         self._bells: dict[Queue, _Bell] = {}
         self._polls: set[_Poll] = set()
         self._by_worker: dict[tuple[str, str], set[_Poll]] = {}
-        self._seen: dict[str, dict[str, WorkerFacts]] = {}
-        self._directives: dict[str, dict[str, DirectiveName]] = {DEFAULT_TENANT: {}}
-        self._directives_stale = asyncio.Event()
-        self._directives_stale.set()
-        self._ends: dict[bytes, set[asyncio.Future[None]]] = {}
+        self._ends = Ends(store)
+        self._attendance = Attendance(registry, store.now_ms, self.send_home, self._held)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closed = False
         self.on_alarm: Callable[[Queue, int], None] = lambda queue, at_ms: None
         self.on_count: Callable[[str, int], None] = lambda name, number: None
         self.on_dispatch: Callable[[int], None] = lambda waited_ms: None
+        # Handed through as they are: a method in between would cost each poll a call.
+        self.wait_final, self.final = self._ends.wait_final, self._ends.final
+        self.directive, self.forget_worker = self._attendance.directive, self._attendance.forget_worker
 
     # Polls
 
@@ -138,9 +134,7 @@ class TaskManager:
         poll = _Poll(request, asked, asyncio.get_running_loop().create_future())
         self._polls.add(poll)
         self._by_worker.setdefault((request.tenant, request.worker_id), set()).add(poll)
-        queues = tuple(queue.job_type for queue in request.queues)
-        self._seen.setdefault(request.tenant, {})[request.worker_id] = WorkerFacts(queues, self._store.now_ms())
-        self.directive(request.tenant, request.worker_id)
+        self._attendance.see(request.tenant, request.worker_id, request.queues)
         return OpenPoll(self, poll)
 
     @contextlib.contextmanager
@@ -165,18 +159,6 @@ class TaskManager:
         else:
             del self._of_tenant[tenant]
 
-    def directive(self, tenant: str, worker_id: str) -> DirectiveName:
-        """What this worker is told to do, as last heard."""
-        known = self._directives.get(tenant)
-        if known is None:
-            known = self._directives[tenant] = {}
-            self._directives_stale.set()
-        return known.get(worker_id, "run")
-
-    def forget_worker(self, tenant: str, worker_id: str) -> bool:
-        """The worker signed off: do not list it again for what was seen of it before. False: nothing was, lately."""
-        return self._seen.get(tenant, {}).pop(worker_id, None) is not None
-
     def send_home(self, tenant: str, worker_id: str) -> None:
         """End a worker's open polls with nothing: it has a directive to hear."""
         for poll in list(self._by_worker.get((tenant, worker_id), ())):
@@ -187,37 +169,12 @@ class TaskManager:
         self.closed = True
         for poll in list(self._polls):
             self._resolve(poll, [])
-        for futures in self._ends.values():
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
+        self._ends.close()
 
     async def settle(self) -> None:
         """Wait until claims and hand-backs under way are done."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-
-    async def wait_final(self, queue: Queue, task_id: str, seconds: float) -> None:
-        """Return when the task is final (or gone), at the latest after `seconds`."""
-        arq_id = self._store.arq_id(queue, task_id)
-        future = asyncio.get_running_loop().create_future()
-        self._ends.setdefault(arq_id, set()).add(future)
-        try:
-            async with asyncio.timeout(seconds):
-                found = 1 if self.closed else await self._store.watch(queue, task_id, int(seconds * 1000) + 5000)
-                if found == 1:
-                    return
-                if found == 2:
-                    await asyncio.wait([future], timeout=_LOOK_AGAIN_SECONDS)
-                    return
-                await future
-        except TimeoutError:
-            return
-        finally:
-            waiting = self._ends.get(arq_id, set())
-            waiting.discard(future)
-            if not waiting:
-                self._ends.pop(arq_id, None)
 
     # What the store says
 
@@ -233,23 +190,12 @@ class TaskManager:
         bell.rung += tasks
         self._pump(bell)
 
-    def final(self, arq_id: bytes) -> None:
-        """Tell who waits for this task's end."""
-        for future in self._ends.get(arq_id, ()):
-            if not future.done():
-                future.set_result(None)
-
     def heard(self, queue: Queue) -> None:
         """Rings of this queue are heard from now on: look at it once, and at what is awaited."""
         bell = self._bells.get(queue)
         if bell is not None and bell.waiting:
-            bell.armed = False
-            bell.rung += 1
-            self._pump(bell)
-        for futures in self._ends.values():
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
+            self._look_again(bell)
+        self._ends.wake()
 
     def alarm(self, queue: Queue, at_ms: int) -> None:
         """Pass an alarm to the sweep."""
@@ -283,7 +229,7 @@ class TaskManager:
 
     def directives_changed(self) -> None:
         """Read the directives again."""
-        self._directives_stale.set()
+        self._attendance.directives_changed()
 
     def resumed(self) -> None:
         """Rings may have been missed: look at every queue, every directive and every awaited end once."""
@@ -291,16 +237,10 @@ class TaskManager:
         if doubted:
             # A replica that took over may have a queue's last task, but not its name.
             self._spawn(self._register(doubted))
-        self._directives_stale.set()
+        self._attendance.directives_changed()
         for bell in self._bells.values():
-            bell.armed = False
-            if bell.waiting:
-                bell.rung += 1
-                self._pump(bell)
-        for futures in self._ends.values():
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
+            self._look_again(bell)
+        self._ends.wake()
 
     # Chores
 
@@ -308,8 +248,8 @@ class TaskManager:
         """Rechecks, directives and the list of workers, for ever. Cancel it to stop."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recheck())
-            group.create_task(self._read_directives())
-            group.create_task(self._note_workers())
+            group.create_task(self._attendance.read_directives())
+            group.create_task(self._attendance.note_workers())
 
     async def _recheck(self) -> None:
         """Look at each waited-for queue now and then: rings can be lost, and plain arq producers do not ring."""
@@ -318,52 +258,11 @@ class TaskManager:
             await asyncio.sleep(max(_RECHECK_SECONDS, queues / _RECHECKS_PER_SECOND))
             for bell in self._bells.values():
                 if bell.waiting and not bell.pumping:
-                    bell.armed = False
-                    bell.rung += 1
-                    self._pump(bell)
+                    self._look_again(bell)
             for queue, bell in list(self._bells.items()):
                 # Should Redis still ring for it, the ring is passed on.
                 if not bell.waiting and not bell.pumping:
                     del self._bells[queue]
-
-    async def _read_directives(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_REREAD_DIRECTIVES_SECONDS):
-                    await self._directives_stale.wait()
-            except TimeoutError:
-                pass
-            self._directives_stale.clear()
-            for tenant in list(self._directives):
-                try:
-                    found = await self._registry.directives(tenant)
-                except StoreUnavailable:
-                    await asyncio.sleep(_RETRY_SECONDS)
-                    self._directives_stale.set()
-                    break
-                changed = {worker for worker in found if self._directives[tenant].get(worker) != found[worker]}
-                self._directives[tenant] = found
-                for worker in changed:
-                    self.send_home(tenant, worker)
-
-    async def _note_workers(self) -> None:
-        noted_all = time.monotonic()
-        while True:
-            await asyncio.sleep(_NOTE_WORKERS_SECONDS)
-            seen, self._seen = self._seen, {}
-            if time.monotonic() - noted_all >= _NOTE_ALL_WORKERS_SECONDS:
-                noted_all = time.monotonic()
-                for poll in self._polls:
-                    request = poll.request
-                    facts = WorkerFacts(tuple(queue.job_type for queue in request.queues), self._store.now_ms())
-                    seen.setdefault(request.tenant, {})[request.worker_id] = facts
-            for tenant, workers in seen.items():
-                if not workers:
-                    continue  # the last of them signed off meanwhile
-                try:
-                    await self._registry.note_workers(tenant, workers)
-                except (StoreFull, StoreUnavailable):
-                    pass
 
     # Claiming
 
@@ -479,6 +378,13 @@ class TaskManager:
             if not bell.armed or bell.rung or len(bell.waiting) == 1:
                 yield queue
 
+    def _look_again(self, bell: _Bell) -> None:
+        """Doubt what is known of a queue: claim for its polls although nothing rang."""
+        bell.armed = False
+        if bell.waiting:
+            bell.rung += 1
+            self._pump(bell)
+
     def _pump(self, bell: _Bell) -> None:
         if not bell.pumping:
             bell.pumping = True
@@ -534,10 +440,7 @@ class TaskManager:
         bell = self._bells.get(queue)
         if bell is not None:
             # It struck this gateway off, and with it the polls that came meanwhile and relied on being known.
-            bell.armed = False
-            if bell.waiting:
-                bell.rung += 1
-                self._pump(bell)
+            self._look_again(bell)
 
     def _deliver(self, poll: _Poll, queue: Queue, tasks: list[LeasedTask]) -> None:
         if not tasks:
@@ -592,6 +495,11 @@ class TaskManager:
             mates.discard(poll)
             if not mates:
                 del self._by_worker[key]
+
+    def _held(self) -> Iterator[tuple[str, str, tuple[Queue, ...]]]:
+        """Of each open poll: tenant, worker, queues."""
+        for poll in self._polls:
+            yield poll.request.tenant, poll.request.worker_id, poll.request.queues
 
     def _bell(self, queue: Queue) -> _Bell:
         bell = self._bells.get(queue)

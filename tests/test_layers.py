@@ -10,7 +10,9 @@ import pytest
 
 _ROOT = Path(__file__).parents[1]
 _MODEL = {"errors", "retries", "tasks", "config", "identity", "queue_settings"}
-_SERVICES = {"task_manager", "pool", "metrics", "redis_watch", "authentication", "jwts", "limits"}
+_SERVICES = {
+    "task_manager", "attendance", "ends", "pool", "metrics", "redis_watch", "authentication", "jwts", "limits",
+}  # fmt: skip
 _WIRING = {
     "__init__", "__main__", "app", "background", "server", "serving", "processes", "protocol_guard", "exchange",
     "reply_writer", "connection", "embedded", "data_directory", "marker", "redis_process", "redis_binary",
