@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.api.admin_messages import KeyList, KeyRecord, MadeKey, NewKey, Revoked
 from gateway.api.audit import audit
-from gateway.api.codec import check_media_type, check_text, decode
+from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.replies import encode
 from gateway.api.times import format_time
@@ -28,10 +28,7 @@ class KeyRing:
         """POST /keys. 201 with the secret, 400, 403, 415."""
         call.query()
         _check_wide(call)
-        check_media_type(call.headers.get(b"content-type"))
-        body = await call.body(self._max_body_bytes)
-        check_text(body)
-        given = decode(body, _new_key)
+        given = await read_message(call, _new_key, self._max_body_bytes)
         tenant = given.tenant or call.identity.tenant
         if tenant != call.identity.tenant and not call.identity.operates:
             raise ForbiddenTenant()

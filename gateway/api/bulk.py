@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.api import messages
 from gateway.api.audit import audit
-from gateway.api.codec import check_media_type, check_text, decode
+from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import BulkReply, TaskFilter
 from gateway.api.producers import queues_of
@@ -64,11 +64,7 @@ class Bulk:
         back: bool = False,
     ) -> Reply:
         """Change what a filter meets, page by page. back: it sends tasks back, for which the tenant needs room."""
-        call.query()
-        check_media_type(call.headers.get(b"content-type"))
-        body = await call.body(self._max_body_bytes)
-        check_text(body)
-        request = decode(body, _bulk)
+        request = await read_message(call, _bulk, self._max_body_bytes)
         which = filter_of(request.filter, eligible)
         queues = await queues_of(call, self._store, self._registry, request.filter.job_type)
         matched = changed = 0

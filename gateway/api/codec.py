@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
+from gateway.api.endpoint import Call
 from gateway.errors import (
     BadJson,
     BadUtf8,
@@ -34,6 +35,19 @@ _MESSAGE = TypeVar("_MESSAGE")
 # msgspec up to 0.22 frees a wrong pointer with a decoder of `text with a pattern | list`: at the end of the process,
 # when nothing else frees one. What is frozen is never freed.
 atexit.register(gc.freeze)
+
+
+async def read_message(call: Call, decoder: msgspec.json.Decoder[_MESSAGE], limit_bytes: int) -> _MESSAGE:
+    """Read a request that is one JSON message and takes no query.
+
+    Raises what `check_media_type`, `Call.query`, `Call.body`, `check_text` and `decode` do.
+    """
+    if call.scope["query_string"]:
+        call.query()
+    check_media_type(call.headers.get(b"content-type"))
+    body = await call.body(limit_bytes)
+    check_text(body)
+    return decode(body, decoder)
 
 
 def check_text(body: bytes) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from gateway.api import problems
-from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
+from gateway.api.codec import check_media_type, check_text, decode, raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
 from gateway.api.replies import encode, status_names, task_reply
@@ -182,10 +182,7 @@ class Producers:
         """PATCH /tasks/{id}. 200 the task as it stands now, 400, 404, 409, 413, 415."""
         call.query()
         queue = queue_of(call, call.id)
-        check_media_type(call.headers.get(b"content-type"))
-        body = await call.body(self._max_body_bytes)
-        check_text(body)
-        new = decode(body, _patch_task)
+        new = await read_message(call, _patch_task, self._max_body_bytes)
         due: bytes | int | None = None
         if new.run_at is not None:
             if new.delay_seconds is not None:
@@ -204,7 +201,7 @@ class Producers:
             changes["run_at_ms"] = due if isinstance(due, int) else 0
             changes["delay_ms"] = 0
         if "payload" in changes:
-            await self._limits.check_room(call.identity.tenant, 0, len(body))
+            await self._limits.check_room(call.identity.tenant, 0, len(changes["payload"]))
         await self._store.patch(queue, call.id, lambda spec: msgspec.structs.replace(spec, **changes), due)
         return Reply(200, encode(task_reply(await self._inspector.get(queue, call.id), jobs=call.jobs)))
 

@@ -19,7 +19,7 @@ from gateway.api.admin_messages import (
 )
 from gateway.api.audit import audit
 from gateway.api.bulk import MAX_TASKS, PAGE_TASKS, filter_of, room_for
-from gateway.api.codec import check_media_type, check_text, decode
+from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import BulkReply, TaskFilter
 from gateway.api.producers import retry_policy
@@ -70,7 +70,7 @@ class QueueAdmin:
     async def put(self, call: Call) -> Reply:
         """PUT /queues/{job_type}. 200 the settings, 400, 413, 415."""
         queue = _queue_of(call)
-        given = decode(await self._body(call), _settings)
+        given = await read_message(call, _settings, self._max_body_bytes)
         settings = _changed(QueueSettings(), given)
         await self._limits.check_queues(queue.tenant, {queue})
         _check_parts(settings, given)
@@ -81,7 +81,7 @@ class QueueAdmin:
     async def patch(self, call: Call) -> Reply:
         """PATCH /queues/{job_type}. 200 the settings, 400, 409, 413, 415."""
         queue = _queue_of(call)
-        given = decode(await self._body(call), _settings)
+        given = await read_message(call, _settings, self._max_body_bytes)
         await self._limits.check_queues(queue.tenant, {queue})
         for _ in range(_PATCH_TRIES):
             known = await self._store.settings(queue)
@@ -99,7 +99,7 @@ class QueueAdmin:
         """POST /queues/{job_type}/pause. 200 the settings, 400, 415."""
         queue = _queue_of(call)
         call.query()
-        given = decode(await self._body(call), _pause) if _has_body(call) else Pause()
+        given = await read_message(call, _pause, self._max_body_bytes) if _has_body(call) else Pause()
         until_ms = FOR_EVER_MS
         if given.seconds is not None:
             if given.until is not None:
@@ -136,7 +136,7 @@ class QueueAdmin:
         """POST /queues/{job_type}/redrive. 200 with counts, 400, 413, 415, 429."""
         queue = _queue_of(call)
         call.query()
-        given = decode(await self._body(call), _redrive) if _has_body(call) else Redrive()
+        given = await read_message(call, _redrive, self._max_body_bytes) if _has_body(call) else Redrive()
         chosen = given.filter or TaskFilter()
         if chosen.job_type not in (None, queue.job_type):
             raise InvalidMember("filter.job_type", "differs from the queue in the path")
@@ -178,13 +178,6 @@ class QueueAdmin:
     async def _register(self, queue: Queue, settings: QueueSettings) -> None:
         """Note the queue, and each partition it is to have, before anything can stand there."""
         await self._registry.register({queue, *(queue.part(number) for number in range(1, settings.partitions))})
-
-    async def _body(self, call: Call) -> bytes:
-        call.query()
-        check_media_type(call.headers.get(b"content-type"))
-        body = await call.body(self._max_body_bytes)
-        check_text(body)
-        return body
 
     def _done(self, call: Call, queue: Queue, action: str, settings: QueueSettings) -> Reply:
         audit(call, action, job_type=queue.job_type, version=settings.version)

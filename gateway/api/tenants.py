@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.api.admin_messages import LimitsReply, NewLimits, TenantList, TenantRecord
 from gateway.api.audit import audit
-from gateway.api.codec import check_media_type, check_text, decode
+from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.replies import encode
 from gateway.errors import ForbiddenTenant, InvalidId
@@ -49,10 +49,7 @@ class TenantDesk:
         tenant = _tenant_of(call)
         if not call.identity.operates:
             raise ForbiddenTenant()
-        check_media_type(call.headers.get(b"content-type"))
-        body = await call.body(self._max_body_bytes)
-        check_text(body)
-        given = decode(body, _new_limits)
+        given = await read_message(call, _new_limits, self._max_body_bytes)
         own = Limits(**msgspec.structs.asdict(given))
         await self._tenants.put(tenant, own)
         await self._limits.refresh()

@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from gateway.api import problems
 from gateway.api.audit import audit
-from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
+from gateway.api.codec import raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import (
     Complete,
@@ -75,7 +75,10 @@ class Workers:
 
     async def poll(self, call: Call) -> Reply:
         """GET /poll, POST /poll. 200, 204, 400, 415, 429, 503."""
-        message = decode(await self._body(call), _poll) if call.method == "POST" else _poll_of_query(call)
+        if call.method == "POST":
+            message = await read_message(call, _poll, self._max_body_bytes)
+        else:
+            message = _poll_of_query(call)
         request = _poll_request(call, message)
         tasks = await self._take(call, request)
         directive = (b"x-directive", self._manager.directive(request.tenant, request.worker_id).encode())
@@ -87,7 +90,7 @@ class Workers:
     async def heartbeat(self, call: Call) -> Reply:
         """POST /tasks/{id}/heartbeat. 200, 400, 404, 409."""
         queue = queue_of(call, call.id)
-        message = decode(await self._body(call), _heartbeat)
+        message = await read_message(call, _heartbeat, self._max_body_bytes)
         kept = await self._keep(queue, call.id, message)
         body = HeartbeatReply(
             lease_seconds=kept.lease_ms / 1000,
@@ -99,7 +102,7 @@ class Workers:
     async def complete(self, call: Call) -> Reply:
         """POST /tasks/{id}/complete. 200, 400, 404, 409, 413 (the lease goes on)."""
         queue = queue_of(call, call.id)
-        message = decode(await self._body(call), _complete)
+        message = await read_message(call, _complete, self._max_body_bytes)
         result = raw_bytes(message.result)
         reported = await self._store.complete(queue, call.id, message.lease_token, result)
         return await self._reported(call, queue, call.id, reported, message.next)
@@ -107,21 +110,21 @@ class Workers:
     async def fail(self, call: Call) -> Reply:
         """POST /tasks/{id}/fail. 200, 400, 404, 409."""
         queue = queue_of(call, call.id)
-        message = decode(await self._body(call), _fail)
+        message = await read_message(call, _fail, self._max_body_bytes)
         reported = await self._fail(queue, call.id, message)
         return await self._reported(call, queue, call.id, reported, message.next)
 
     async def release(self, call: Call) -> Reply:
         """POST /tasks/{id}/release. 200, 400, 404, 409."""
         queue = queue_of(call, call.id)
-        message = decode(await self._body(call), _release)
+        message = await read_message(call, _release, self._max_body_bytes)
         delay_ms = round((message.delay_seconds or 0) * 1000)
         reported = await self._store.release(queue, call.id, message.lease_token, delay_ms=delay_ms)
         return await self._reported(call, queue, call.id, reported, None)
 
     async def outcomes(self, call: Call) -> Reply:
         """POST /outcomes. 200 with one entry per report, 400, 413."""
-        message = decode(await self._body(call), _outcomes)
+        message = await read_message(call, _outcomes, self._max_body_bytes)
         results = await asyncio.gather(*(self._outcome(call, one) for one in message.outcomes))
         reply = OutcomesReply(outcomes=results)
         if message.next is None:
@@ -131,7 +134,7 @@ class Workers:
 
     async def heartbeats(self, call: Call) -> Reply:
         """POST /heartbeats. 200 with one entry per lease, 400, 413."""
-        message = decode(await self._body(call), _heartbeats)
+        message = await read_message(call, _heartbeats, self._max_body_bytes)
         leases = await asyncio.gather(*(self._lease(call, one) for one in message.leases))
         directive = self._manager.directive(call.identity.tenant, message.worker_id)
         return Reply(200, encode(HeartbeatsReply(leases=leases, directive=directive)))
@@ -206,14 +209,6 @@ class Workers:
         await self._registry.direct(call.identity.tenant, worker_id, directive)
         audit(call, "directed a worker", worker_id=worker_id, directive=directive)
         return Reply(200, encode(DirectiveReply(id=worker_id, directive=directive)))
-
-    async def _body(self, call: Call) -> bytes:
-        if call.scope["query_string"]:
-            call.query()
-        check_media_type(call.headers.get(b"content-type"))
-        body = await call.body(self._max_body_bytes)
-        check_text(body)
-        return body
 
     async def _take(self, call: Call, request: PollRequest) -> list[LeasedTask]:
         """Hold the poll until there is something, its time is over, or its client hangs up."""
