@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
+import msgspec
+
 from gateway.errors import StoreUnavailable
 from gateway.store.keys import SCHEMA
 from gateway.store.registry import Registry, ServerFacts
@@ -20,6 +22,22 @@ _FOREIGN = (
     "tasks-gateway that wrote it, or a later one; or give this one a prefix of its own (REDIS_QUEUE_KEY)"
 )
 _OLDEST_CLUSTER = (7, 0)  # sharded pub/sub
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """What is wrong with a Redis.
+
+    about: the matter, in a word or two. remedy: what to do. breaks: requests fail because of it, whatever REDIS_CHECK
+    says.
+    """
+
+    about: str
+    text: str
+    remedy: str
+    breaks: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.remedy}"
 
 
 class RedisWatch:
@@ -69,7 +87,8 @@ class RedisWatch:
         if refusal != self.refusal:
             self.refusal = refusal
             self.on_refusal(refusal)
-        warnings = complaints(facts, embedded=self._embedded, kind=self._kind, durability=self.durability)
+        found = complaints(facts, embedded=self._embedded, kind=self._kind, durability=self.durability)
+        warnings = [str(complaint) for complaint in found]
         for warning in warnings:
             if warning not in self.warnings:
                 log.warning("found Redis at fault", extra={"warning": warning})
@@ -84,21 +103,29 @@ class RedisWatch:
             await asyncio.sleep(_WATCH_SECONDS if self.answers else _WATCH_SECONDS / 8)
 
 
-def complaints(facts: ServerFacts, *, embedded: bool, kind: str, durability: str) -> list[str]:
+def complaints(facts: ServerFacts, *, embedded: bool, kind: str, durability: str) -> list[Complaint]:
     """Say what is wrong with a Redis, and what to do."""
     found = []
     oldest = _OLDEST_CLUSTER if kind == "cluster" else _OLDEST_REDIS
     if facts.version[:2] < oldest:
-        found.append(f"Redis is older than {oldest[0]}.{oldest[1]}; upgrade it")
+        older = f"Redis is older than {oldest[0]}.{oldest[1]}"
+        found.append(Complaint("redis version", older, "upgrade it", breaks=True))
     if facts.maxmemory and facts.maxmemory_policy != "noeviction":
-        found.append(f"maxmemory-policy is {facts.maxmemory_policy}: Redis may throw tasks away; set it to noeviction")
+        evicts = f"maxmemory-policy is {facts.maxmemory_policy}: Redis may throw tasks away"
+        found.append(Complaint("maxmemory-policy", evicts, "set it to noeviction"))
     if not facts.aof and not embedded and durability != "memory":
-        found.append("appendonly is off: tasks are lost when Redis restarts; set appendonly yes")
+        forgets = "appendonly is off: tasks are lost when Redis restarts"
+        found.append(Complaint("persistence", forgets, "set appendonly yes"))
     if kind == "sentinel" and facts.min_replicas == 0:
         found.append(
-            "min-replicas-to-write is 0: a primary that is cut off from the others goes on taking tasks, and loses "
-            "them; set min-replicas-to-write 1 and min-replicas-max-lag 10 on every server"
+            Complaint(
+                "replication",
+                "min-replicas-to-write is 0: a primary that is cut off from the others goes on taking tasks, and loses "
+                "them",
+                "set min-replicas-to-write 1 and min-replicas-max-lag 10 on every server",
+            )
         )
     if durability == "replicated" and facts.replicas == 0:
-        found.append("no replica follows the primary: with DURABILITY=replicated every change is refused; start one")
+        refuses = "no replica follows the primary: with DURABILITY=replicated every change is refused"
+        found.append(Complaint("replication", refuses, "start one", breaks=True))
     return found

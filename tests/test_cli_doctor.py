@@ -123,15 +123,19 @@ async def test_an_unreachable_redis_is_a_problem_without_its_password(tmp_path: 
     assert (code, found["redis"]["level"]) == (1, "problem")
 
 
-async def test_a_bad_maxmemory_policy_is_a_problem_once_it_can_evict(
+async def test_a_bad_maxmemory_policy_is_what_redis_check_says_once_it_can_evict(
     tmp_path: Path, private_redis: RedisServer
 ) -> None:
     async with Redis.from_url(private_redis.url) as redis:
         await redis.config_set("maxmemory-policy", "allkeys-lru")
-        code, found = await examine(tmp_path, REDIS_URL=private_redis.url)
+        # It cannot yet: the gateway does not complain.
+        settings = {"REDIS_URL": private_redis.url, "DURABILITY": "memory"}
+        code, found = await examine(tmp_path, **settings, REDIS_CHECK="refuse")
         assert (code, found["maxmemory-policy"]["level"]) == (0, "warning")
         await redis.config_set("maxmemory", 100_000_000)
-        code, found = await examine(tmp_path, REDIS_URL=private_redis.url)
+        code, found = await examine(tmp_path, **settings)
+        assert (code, found["maxmemory-policy"]["level"]) == (0, "warning")
+        code, found = await examine(tmp_path, **settings, REDIS_CHECK="refuse")
         assert (code, found["maxmemory-policy"]["level"]) == (1, "problem")
         assert "allkeys-lru" in found["maxmemory-policy"]["text"]
         assert "noeviction" in found["maxmemory-policy"]["do"]
@@ -144,11 +148,42 @@ async def test_a_redis_that_forgets_is_a_warning_or_a_problem_as_redis_check_say
     assert (code, found["persistence"]["level"]) == (0, "warning")
     code, found = await examine(tmp_path, REDIS_URL=private_redis.url, REDIS_CHECK="refuse")
     assert (code, found["persistence"]["level"]) == (1, "problem")
+    # The gateway is ready with it then, so doctor is content, too.
+    settings = {"REDIS_URL": private_redis.url, "REDIS_CHECK": "refuse", "DURABILITY": "memory"}
+    code, found = await examine(tmp_path, **settings)
+    assert (code, found["persistence"]["level"]) == (0, "ok")
+    assert "appendonly is off" in found["persistence"]["text"]
     async with Redis.from_url(private_redis.url) as redis:
         await redis.config_set("appendonly", "yes")
         code, found = await examine(tmp_path, REDIS_URL=private_redis.url, REDIS_CHECK="refuse")
         assert (code, found["persistence"]["level"]) == (0, "ok")
     assert {found[check]["level"] for check in ("redis version", "clock", "latency")} <= {"ok", "warning"}
+
+
+async def test_what_makes_the_gateway_refuse_every_change_is_a_problem_whatever_redis_check_says(
+    tmp_path: Path, private_redis: RedisServer
+) -> None:
+    code, found = await examine(tmp_path, REDIS_URL=private_redis.url, DURABILITY="replicated")
+    assert (code, found["replication"]["level"]) == (1, "problem")
+    assert "no replica" in found["replication"]["text"]
+
+
+async def test_doctor_says_of_redis_what_health_says(tmp_path: Path, private_redis: RedisServer) -> None:
+    async with Redis.from_url(private_redis.url) as redis:
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        await redis.config_set("maxmemory", 100_000_000)
+    async with live_gateway(private_redis.url, jwt_secret=SECRET) as gateway:
+        told = (await gateway.get("/health")).json()["warnings"]
+    _, found = await examine(tmp_path, REDIS_URL=private_redis.url)
+    bad = [found[check] for check in ("maxmemory-policy", "persistence")]
+    assert [f"{one['text']}; {one['do']}" for one in bad] == told
+
+
+async def test_a_redis_that_is_nearly_full_is_a_warning(tmp_path: Path, private_redis: RedisServer) -> None:
+    async with Redis.from_url(private_redis.url) as redis:
+        await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"])
+    code, found = await examine(tmp_path, REDIS_URL=private_redis.url)
+    assert (code, found["memory"]["level"]) == (0, "warning")
 
 
 async def test_a_missing_password_is_told_apart_from_a_missing_redis(

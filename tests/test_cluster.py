@@ -414,6 +414,20 @@ async def test_the_doctor_looks_at_a_cluster(cluster: ClusterSet) -> None:
     assert (found["redis"], found["redis version"], found["persistence"]) == ("ok", "ok", "warning")
 
 
+async def test_the_doctor_looks_at_every_primary_of_a_cluster(cluster: ClusterSet) -> None:
+    settings = config.load({"REDIS_CLUSTER": ",".join(node.address for node in cluster.nodes)}, None)
+    node = cluster.owner(SLOT)
+    node.redis.config_set("maxmemory-policy", "allkeys-lru")
+    node.redis.config_set("maxmemory", node.redis.info("memory")["used_memory"] + 1)
+    try:
+        for _ in range(5):
+            found = {finding.check: finding.level for finding in await check_redis(settings)}
+            assert (found["maxmemory-policy"], found["memory"]) == ("warning", "warning")
+    finally:
+        node.redis.config_set("maxmemory", 0)
+        node.redis.config_set("maxmemory-policy", "noeviction")
+
+
 async def test_without_any_node_it_is_unavailable_within_the_deadline() -> None:
     store = ClusterStore("redis-cluster://127.0.0.1:1")
     try:
