@@ -6,7 +6,9 @@ in a network namespace of its own (Linux, root, `unshare`, `ip` and `nft`), and 
 - split: for some seconds no packet passes between the primary, one sentinel and one gateway on this side, and the
   replicas, two sentinels and the other gateway on that side. Clients write on both sides all the time;
 - split with a replica: the same, with one of the two replicas on the primary's side.
-After each round: heal, wait until every server follows one primary, compare what clients were told with what is there.
+Workers repeat reports that nobody answers for, until long after their leases. After each round: heal, wait until every
+server follows one primary, hold what clients were told on both sides against itself and against what is there.
+Exit code 1: a promise was broken, or there was an answer that nobody promised.
 """
 
 from __future__ import annotations
@@ -22,18 +24,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.failover_books import Judgement, Lease, Told, judge
 from tests.topologies import MASTER, Node, SentinelSet, free_port, until
 
 _HERE, _THERE = 4001, 4002  # groups of the gateways' processes, so that the packet filter tells them apart
 _TASKS_PER_REQUEST = 5
+# Shorter than a split: what a worker cannot report lapses, and the other side hands it out.
+_LEASE_SECONDS = 8
 _KINDS = ("kill", "split", "split with a replica")
 _MIN_REPLICAS = ("min-replicas-to-write 1", "min-replicas-max-lag 2")
 # Settings of the gateways (DURABILITY, DURABILITY_REPLICAS) and of the servers.
@@ -43,31 +47,25 @@ _MODES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "replicated": ("replicated", 1, _MIN_REPLICAS),
     "replicated to all": ("replicated", 2, _MIN_REPLICAS),
 }
-# What is promised not to lose anything.
+# What is promised not to lose anything, and so to do nothing twice.
 _PROMISED = {("replicated", "kill"), ("replicated", "split"), *(("replicated to all", kind) for kind in _KINDS)}
-
-
-@dataclass
-class Told:
-    """What the clients of one round were told. stored: task id -> when; completed: ids whose outcome was accepted."""
-
-    stored: dict[str, float] = field(default_factory=dict)
-    completed: dict[str, float] = field(default_factory=dict)
-    answers: Counter[str] = field(default_factory=Counter)
-    last_there: float = 0.0
-    first_after: dict[str, float] = field(default_factory=dict)
+# Members of `Judgement`, as the table has them.
+_COLUMNS = (
+    "acknowledged", "lost", "leases", "leases_twice", "outcomes", "outcomes_lost", "outcomes_twice", "stale",
+)  # fmt: skip
 
 
 @dataclass
 class Round:
-    """One round's figures. *_seconds: from the election of the new primary to the first acknowledgement after it."""
+    """One round's figures. broken: promises; election_seconds: from the fault to the election.
+
+    here_seconds, there_seconds: from the election of the new primary to a side's first acknowledgement after it.
+    """
 
     mode: str
     kind: str
-    acknowledged: int
-    lost: int
-    completions: int
-    completions_lost: int
+    judged: Judgement
+    broken: list[str]
     election_seconds: float
     here_seconds: float | None
     there_seconds: float | None
@@ -165,7 +163,7 @@ class Trial:
                 await asyncio.gather(here.ready(), there.ready())
                 for number, kind in enumerate(kinds):
                     rounds.append(await self._round(number, kind, here, there, split_seconds))
-                    print(json.dumps(rounds[-1].__dict__), file=sys.stderr, flush=True)
+                    print(json.dumps(asdict(rounds[-1])), file=sys.stderr, flush=True)
             finally:
                 here.end()
                 there.end()
@@ -208,13 +206,12 @@ class Trial:
         await asyncio.to_thread(self._await_one_primary)
         found = await self._read(there.url, job_type)
         told = self.told
+        judged = judge(told, found)
         return Round(
             self.mode,
             kind,
-            len(told.stored),
-            sum(id not in found for id in told.stored),
-            len(told.completed),
-            sum(found.get(id) != "completed" for id in told.completed),
+            judged,
+            judged.broken((self.mode, kind) in _PROMISED),
             round(self.elected_at - fault_at, 2),
             self._served("here"),
             self._served("there"),
@@ -229,8 +226,8 @@ class Trial:
         body = [{"job_type": job_type, "payload": number} for number in range(_TASKS_PER_REQUEST)]
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
             while not stop.is_set():
-                reply = await self._send(side, client, "/tasks", body)
-                if reply is None:
+                status, reply = await self._send(side, client, "/tasks", body)
+                if status >= 300:
                     await asyncio.sleep(0.05)
                     continue
                 now = time.monotonic()
@@ -238,33 +235,47 @@ class Trial:
                     self.told.stored[item["id"]] = now
 
     async def _work(self, side: str, url: str, job_type: str, worker: str, stop: asyncio.Event) -> None:
+        poll = {"worker_id": worker, "task_type": job_type, "max": 10, "wait": 1, "lease_seconds": _LEASE_SECONDS}
+        held: dict[str, str] = {}
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
             while not stop.is_set():
-                poll = {"worker_id": worker, "task_type": job_type, "max": 10, "wait": 1, "lease_seconds": 30}
-                reply = await self._send(side, client, "/poll", poll)
-                if reply is None:
+                sent = time.monotonic()
+                status, reply = await self._send(side, client, "/poll", poll)
+                if status >= 300:
                     await asyncio.sleep(0.05)
-                    continue
                 for task in reply.get("tasks", ()):
-                    token = {"lease_token": task["lease_token"], "result": 1}
-                    if await self._send(side, client, f"/tasks/{task['id']}/complete", token) is not None:
-                        self.told.completed[task["id"]] = time.monotonic()
+                    lease = Lease(task["lease_token"], side, sent, time.monotonic(), task["lease_seconds"])
+                    self.told.leases[task["id"]].append(lease)
+                    held[task["id"]] = lease.token
+                await self._complete(side, client, held)
+            await self._complete(side, client, held)
 
-    async def _send(self, side: str, client: httpx.AsyncClient, path: str, body: Any) -> Any:
-        """POST. None: refused; every answer is counted by its code."""
+    async def _complete(self, side: str, client: httpx.AsyncClient, held: dict[str, str]) -> None:
+        """Report what is held, until nobody answers for sure: the rest is reported again, perhaps too late."""
+        for id, token in list(held.items()):
+            sent = time.monotonic()
+            status, _ = await self._send(side, client, f"/tasks/{id}/complete", {"lease_token": token, "result": 1})
+            if status >= 500:
+                return
+            del held[id]
+            if status < 300:
+                self.told.accepted[id].setdefault(token, sent)
+
+    async def _send(self, side: str, client: httpx.AsyncClient, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        """POST. Returns the status, 599 for none, and the body of a 2xx; every answer is counted by its code."""
         began = time.monotonic()
         try:
             reply = await client.post(path, json=body)
         except httpx.HTTPError as error:
             self.told.answers[type(error).__name__] += 1
-            return None
+            return 599, {}
         if reply.status_code >= 300:
             self.told.answers[f"{reply.status_code} {reply.json().get('code')}"] += 1
-            return None
+            return reply.status_code, {}
         self.told.answers[f"{reply.status_code}"] += 1
         if began > self.elected_at and path == "/tasks":
             self.told.first_after.setdefault(side, time.monotonic())
-        return reply.json() if reply.status_code != 204 else {}
+        return reply.status_code, reply.json() if reply.status_code != 204 else {}
 
     def _await_election(self, before: Node) -> None:
         """Wait until a sentinel names another primary, and that one says so itself."""
@@ -307,9 +318,9 @@ class Trial:
 def table(rounds: list[Round]) -> str:
     """The figures of each mode and kind, as Markdown."""
     lines = [
-        "| durability | fault | rounds | acknowledged | lost | outcomes accepted | of them lost | election after | "
-        "served again, s after the election (median, worst) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| durability | fault | rounds | acknowledged | lost | leases | of them beside another | outcomes accepted | "
+        "of them lost | twice | stale | election after | served again, s after the election (median, worst) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (mode, kind), group in itertools.groupby(
         sorted(rounds, key=lambda one: (list(_MODES).index(one.mode), one.kind)), key=lambda one: (one.mode, one.kind)
@@ -317,10 +328,9 @@ def table(rounds: list[Round]) -> str:
         some = list(group)
         served = sorted(one.there_seconds if one.there_seconds is not None else float("inf") for one in some)
         elected = sorted(one.election_seconds for one in some)
+        sums = (f"{sum(getattr(one.judged, name) for one in some):,}" for name in _COLUMNS)
         lines.append(
-            f"| {mode} | {kind} | {len(some)} | {sum(one.acknowledged for one in some):,} | "
-            f"{sum(one.lost for one in some):,} | {sum(one.completions for one in some):,} | "
-            f"{sum(one.completions_lost for one in some):,} | {elected[0]}-{elected[-1]} s | "
+            f"| {mode} | {kind} | {len(some)} | {' | '.join(sums)} | {elected[0]}-{elected[-1]} s | "
             f"{served[len(served) // 2]}, {served[-1]} |"
         )
     return "\n".join(lines)
@@ -349,8 +359,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="failover-") as folder:
             rounds += asyncio.run(Trial(Path(folder), mode, given.clients).run(kinds, given.split_seconds))
     print(table(rounds))
-    if any(one.lost or one.completions_lost for one in rounds if (one.mode, one.kind) in _PROMISED):
-        sys.exit("an acknowledged change was lost although a replica had it")
+    broken = [f"{one.mode}, {one.kind}: {', '.join(one.broken)}" for one in rounds if one.broken]
+    if broken:
+        sys.exit("\n".join(broken))
 
 
 if __name__ == "__main__":
