@@ -9,7 +9,16 @@ from gateway.tasks import TaskSpec
 
 # A pause without an end.
 FOR_EVER_MS = 2**52
-MAX_ATTEMPTS, RETRY, LEASE, RETENTION, TIMEOUT = 1, 2, 4, 8, 16
+
+
+class Unsaid:
+    """What a producer left out: bits of `TaskSpec.unsaid`. Plain numbers: every enqueue adds them up."""
+
+    MAX_ATTEMPTS = 1
+    RETRY = 2
+    LEASE = 4
+    RETENTION = 8
+    TIMEOUT = 16
 
 
 class Defaults(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,15 +34,15 @@ class Defaults(msgspec.Struct, frozen=True, omit_defaults=True):
         """Put them where the spec says that its producer said nothing (`TaskSpec.unsaid`)."""
         changes: dict[str, object] = {}
         unsaid = spec.unsaid
-        if unsaid & MAX_ATTEMPTS and self.max_attempts is not None:
+        if unsaid & Unsaid.MAX_ATTEMPTS and self.max_attempts is not None:
             changes["max_attempts"] = self.max_attempts
-        if unsaid & RETRY and self.retry is not None:
+        if unsaid & Unsaid.RETRY and self.retry is not None:
             changes["retry"] = self.retry
-        if unsaid & LEASE and self.lease_ms is not None:
+        if unsaid & Unsaid.LEASE and self.lease_ms is not None:
             changes["lease_ms"] = self.lease_ms
-        if unsaid & RETENTION and self.retention_ms is not None:
+        if unsaid & Unsaid.RETENTION and self.retention_ms is not None:
             changes["retention_ms"] = changes["failed_retention_ms"] = self.retention_ms
-        if unsaid & TIMEOUT and self.timeout_ms is not None:
+        if unsaid & Unsaid.TIMEOUT and self.timeout_ms is not None:
             changes["timeout_ms"] = self.timeout_ms
         return msgspec.structs.replace(spec, **changes) if changes else spec
 

@@ -93,7 +93,7 @@ class TaskSpec(msgspec.Struct, frozen=True):
     Exactly one of delay_ms (from the store's now) and run_at_ms counts; both 0: at once.
     timeout_ms, expires_in_ms: 0 means none. failed_retention_ms: how long a failed one stays.
     concurrency_key: as many tasks with the same one run at a time as the queue's settings say. unsaid: which members
-    the producer left out (bits, queue_settings.py), so that the queue's defaults can take their place.
+    the producer left out (bits of `Unsaid`, queue_settings.py), so that the queue's defaults can take their place.
     """
 
     job_type: str

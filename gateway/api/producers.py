@@ -32,7 +32,7 @@ from gateway.errors import (
     TaskNotFound,
 )
 from gateway.limits import TenantLimits
-from gateway.queue_settings import LEASE, MAX_ATTEMPTS, RETENTION, RETRY, TIMEOUT
+from gateway.queue_settings import Unsaid
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
 from gateway.store.calls import Held
 from gateway.store.idempotency import Idempotency, Made
@@ -450,11 +450,11 @@ def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
         2_592_000_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
         unique=_unique(new),
         concurrency_key=new.concurrency_key,
-        unsaid=(new.max_attempts is None) * MAX_ATTEMPTS
-        | (new.retry is None) * RETRY
-        | (new.lease_seconds is None) * LEASE
-        | (new.retention_seconds is None) * RETENTION
-        | (new.timeout_seconds is None) * TIMEOUT,
+        unsaid=(new.max_attempts is None) * Unsaid.MAX_ATTEMPTS
+        | (new.retry is None) * Unsaid.RETRY
+        | (new.lease_seconds is None) * Unsaid.LEASE
+        | (new.retention_seconds is None) * Unsaid.RETENTION
+        | (new.timeout_seconds is None) * Unsaid.TIMEOUT,
     )
     traceparent = call.headers.get(b"traceparent")
     if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
