@@ -36,7 +36,7 @@ class KeyRing:
         scopes = tuple(dict.fromkeys(given.scopes))
         secret, made = await self._api_keys.create(given.name, tenant, scopes, tuple(given.job_types or ()), ttl_ms)
         audit(call, "created an API key", key_id=made.id, key_name=made.name, of_tenant=tenant, scopes=" ".join(scopes))
-        facts = msgspec.structs.asdict(_record(made, made.created_at_ms))
+        facts = msgspec.structs.asdict(key_record(made, made.created_at_ms))
         return Reply(201, encode(MadeKey(**facts, key=secret)))
 
     async def list(self, call: Call) -> Reply:
@@ -45,7 +45,7 @@ class KeyRing:
         _check_wide(call)
         tenant = None if call.identity.operates else call.identity.tenant
         now_ms = self._api_keys.now_ms()
-        return Reply(200, encode(KeyList(keys=[_record(one, now_ms) for one in await self._api_keys.list(tenant)])))
+        return Reply(200, encode(KeyList(keys=[key_record(one, now_ms) for one in await self._api_keys.list(tenant)])))
 
     async def revoke(self, call: Call) -> Reply:
         """DELETE /keys/{id}. 200, 400, 404."""
@@ -60,13 +60,8 @@ class KeyRing:
         return Reply(200, encode(Revoked(id=call.id, revoked=True)))
 
 
-def _check_wide(call: Call) -> None:
-    """Who is limited to some job_types must not make a key without that limit."""
-    if call.identity.job_types:
-        raise ForbiddenJobType("*")
-
-
-def _record(one: ApiKey, now_ms: int) -> KeyRecord:
+def key_record(one: ApiKey, now_ms: int) -> KeyRecord:
+    """A key as replies show it. now_ms: by Redis's clock, to tell whether it is over."""
     return KeyRecord(
         id=one.id,
         name=one.name,
@@ -77,3 +72,9 @@ def _record(one: ApiKey, now_ms: int) -> KeyRecord:
         expires_at=format_time(one.expires_at_ms) if one.expires_at_ms else None,
         expired=0 < one.expires_at_ms <= now_ms,
     )
+
+
+def _check_wide(call: Call) -> None:
+    """Who is limited to some job_types must not make a key without that limit."""
+    if call.identity.job_types:
+        raise ForbiddenJobType("*")

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.api.admin_messages import KeyRecord, NewKey
-from gateway.api.times import format_time
+from gateway.api.admin_messages import NewKey
+from gateway.api.api_keys import key_record
 from gateway.commands.client import Unreachable, settings
 from gateway.commands.output import USAGE, fail
 from gateway.config import Settings
@@ -39,13 +39,13 @@ async def create_locally(given: dict[str, Any]) -> dict[str, Any]:
             wanted.name, wanted.tenant or DEFAULT_TENANT, tuple(dict.fromkeys(wanted.scopes)),
             tuple(wanted.job_types or ()), round((wanted.expires_in_seconds or 0) * 1000),
         )  # fmt: skip
-        return _record(made, keys) | {"key": secret}
+        return _shown(made, keys) | {"key": secret}
 
 
 async def list_locally() -> list[dict[str, Any]]:
     """List the keys of all tenants."""
     async with _opened() as keys:
-        return [_record(one, keys) for one in await keys.list()]
+        return [_shown(one, keys) for one in await keys.list()]
 
 
 async def revoke_locally(key_id: str) -> bool:
@@ -54,15 +54,9 @@ async def revoke_locally(key_id: str) -> bool:
         return await keys.revoke(key_id)
 
 
-def _record(one: ApiKey, keys: ApiKeys) -> dict[str, Any]:
+def _shown(one: ApiKey, keys: ApiKeys) -> dict[str, Any]:
     """A key as `GET /keys` shows it."""
-    record = KeyRecord(
-        id=one.id, name=one.name, tenant=one.tenant, scopes=list(one.scopes), created_at=format_time(one.created_at_ms),
-        job_types=list(one.job_types) or None,
-        expires_at=format_time(one.expires_at_ms) if one.expires_at_ms else None,
-        expired=0 < one.expires_at_ms <= keys.now_ms(),
-    )  # fmt: skip
-    found: dict[str, Any] = msgspec.to_builtins(record)
+    found: dict[str, Any] = msgspec.to_builtins(key_record(one, keys.now_ms()))
     return found
 
 
