@@ -78,14 +78,14 @@ async def test_when_the_first_asker_died_the_next_one_makes_the_same_task(
     idempotency, store = gateway.app.idempotency, gateway.app.store
     raw = gateway.client.build_request("POST", "/tasks", json={"job_type": "demo"}).content
     request = (b"POST /tasks", b"", b"application/json", raw)
-    ulids = store.make_names(lives.QUEUE, [TaskSpec("demo")])
-    assert await idempotency.begin("default", "a", request, ulids) == (False, idempotency_made(ulids))
+    names = store.make_names(lives.QUEUE, [TaskSpec("demo")])
+    assert await idempotency.begin("default", "a", request, names) == (False, idempotency_made(names))
     running = await _post(gateway, "a", {"job_type": "demo"})
     assert (running.status_code, running.json()["code"]) == (409, "request_running")
     clock.advance(11)
     reply = await _post(gateway, "a", {"job_type": "demo"})
     assert reply.status_code == 201
-    assert reply.json()["id"] == f"demo~{ulids[0]}"
+    assert reply.json()["id"] == f"demo~{names[0]}"
 
 
 async def test_a_refused_repetition_leaves_the_key_to_a_try_that_is_still_on_its_way(
@@ -94,20 +94,20 @@ async def test_a_refused_repetition_leaves_the_key_to_a_try_that_is_still_on_its
     gateway, body = clocked_gateway, {"job_type": "demo"}
     idempotency, store = gateway.app.idempotency, gateway.app.store
     raw = gateway.client.build_request("POST", "/tasks", json=body).content
-    ulids = store.make_names(lives.QUEUE, [TaskSpec("demo")])
-    await idempotency.begin("default", "a", (b"POST /tasks", b"", b"application/json", raw), ulids)
+    names = store.make_names(lives.QUEUE, [TaskSpec("demo")])
+    await idempotency.begin("default", "a", (b"POST /tasks", b"", b"application/json", raw), names)
     clock.advance(11)
     store.queue_limit = 1
     await gateway.enqueue()
     assert (await _post(gateway, "a", body)).json()["code"] == "queue_full"
     store.queue_limit = 10
-    assert (await _post(gateway, "a", body)).json()["id"] == f"demo~{ulids[0]}"
+    assert (await _post(gateway, "a", body)).json()["id"] == f"demo~{names[0]}"
 
 
-def idempotency_made(ulids: list[str]) -> object:
+def idempotency_made(names: list[str]) -> object:
     from gateway.store.idempotency import Made
 
-    return Made(tuple(ulids))
+    return Made(tuple(names))
 
 
 async def test_after_a_day_the_key_is_new(clocked_gateway: LiveGateway) -> None:

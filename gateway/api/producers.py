@@ -116,7 +116,7 @@ class Producers:
         done, made = await self._idempotency.begin(tenant, key, request, self._names(tenant, specs, atomic=atomic))
         if not done:
             try:
-                made = await self._make(call, specs, made.ulids, single=single, atomic=atomic)
+                made = await self._make(call, specs, made.names, single=single, atomic=atomic)
             except (StoreUnavailable, InternalError):
                 # It may have been done: the key stays taken for a moment, then the same ids are tried again.
                 raise

@@ -24,9 +24,12 @@ _LOCK_MS = 10_000
 
 
 class Made(msgspec.Struct, frozen=True, array_like=True):
-    """What a request will make (the ulids of its tasks), and when it is done the reply it got: status, task, JSON."""
+    """What a request will make (the names of its tasks), and when it is done the reply it got: status, task, JSON.
 
-    ulids: tuple[str, ...]
+    names: as `TaskStore.make_names` makes them.
+    """
+
+    names: tuple[str, ...]
     status: int = 0
     task_id: str = ""
     body: bytes = b""
@@ -46,14 +49,14 @@ class Idempotency:
         self._keys = keys
         self._clock = clock
 
-    async def begin(self, tenant: str, key: str, request: Sequence[bytes], ulids: Sequence[str]) -> tuple[bool, Made]:
+    async def begin(self, tenant: str, key: str, request: Sequence[bytes], names: Sequence[str]) -> tuple[bool, Made]:
         """Ask to work on a request. request: all that makes it this request and no other.
 
-        Returns (True, what it made) when it is done already, else (False, the ids to make): ours, or those of a first
+        Returns (True, what it made) when it is done already, else (False, the names to make): ours, or those of a first
         asker that died. Raises IdempotencyMismatch, RequestRunning, NotReplicated.
         """
         fingerprint = hashlib.blake2b(b"\0".join(request), digest_size=16).digest()
-        planned = msgspec.msgpack.encode(Made(tuple(ulids)))
+        planned = msgspec.msgpack.encode(Made(tuple(names)))
         given = ("begin", fingerprint, _LOCK_MS, KEPT_MS, planned)
         kept = True
         if self._replicas:
@@ -71,7 +74,7 @@ class Idempotency:
             # Were the record lost after the tasks are acknowledged, the next asker would make them again.
             raise NotReplicated()
         if not rest:
-            return False, Made(tuple(ulids))
+            return False, Made(tuple(names))
         made = msgspec.msgpack.decode(rest[0], type=Made)
         return word == b"done", msgspec.structs.replace(made, body=zlib.decompress(made.body) if made.body else b"")
 
