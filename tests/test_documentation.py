@@ -166,6 +166,23 @@ def test_every_link_to_a_heading_finds_it() -> None:
             assert anchor in anchors, f"{path.name}: {target}#{anchor}"
 
 
+def test_every_heading_of_the_protocol_that_the_code_names_exists() -> None:
+    """`Protocol, "Workers".` in the gateway, `docs/protocol.md, Workers.` in the SDK."""
+    headings = {
+        re.sub(r"^\d+\. ", "", title.replace("`", "")) for title in re.findall(r"^#+ (.*)$", PROTOCOL, re.MULTILINE)
+    }
+    named = []
+    for path in (path for folder in ("gateway", "workers_sdk") for path in (ROOT / folder).rglob("*.py")):
+        for pointer in re.findall(r"\b[Pp]rotocol(?:\.md)?,\s+([^\n]+)", path.read_text()):
+            if pointer.startswith("TypeAlias"):
+                continue  # an import of typing's
+            found = re.match(r'"([^"]+)"|([A-Z][\w /{}]*)', pointer)
+            assert found, f"{path.name}: {pointer}"
+            assert (found[1] or found[2]) in headings, f"{path.name}: {pointer}"
+            named.append(found[0])
+    assert len(named) > 10
+
+
 def test_no_document_names_what_does_not_exist() -> None:
     for path in DOCUMENTS:
         for name in re.findall(r"`((?:gateway|workers_sdk|examples|tests|docs)/[\w./*-]+)`", path.read_text()):

@@ -150,7 +150,7 @@ class Call:
 
     @property
     def connection(self) -> Any:
-        """The server's view of the connection (see server.py), or None under another server."""
+        """The server's view of the connection (see connection.py), or None under another server."""
         return self.scope.get("extensions", {}).get("gateway.connection")
 
 

@@ -1,4 +1,4 @@
-"""What probes and operators call: health, metrics, queues. Protocol, section 4."""
+"""What probes and operators call: health, metrics, queues. Protocol, "Operators"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What producers call: enqueue, get, list, change, cancel, retry. Protocol, section 3."""
+"""What producers call: enqueue, get, list, change, cancel, retry. Protocol, "Producers"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators do to queues: settings, pause, purge, redrive. Protocol, "Queue settings"."""
+"""What operators do to queues: settings, pause, purge, redrive. Protocol, "Operators"."""
 
 from __future__ import annotations
 

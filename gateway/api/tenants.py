@@ -1,4 +1,4 @@
-"""What who operates the whole does with tenants: list them, look at one, set its limits. Protocol, "Tenants"."""
+"""What who operates the whole does with tenants: list them, look at one, set its limits. Protocol, "Limits"."""
 
 from __future__ import annotations
 

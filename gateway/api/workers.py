@@ -1,4 +1,4 @@
-"""What workers call: poll, heartbeat, complete, fail, release, their batches, and sign-off. Protocol, section 3."""
+"""What workers call: poll, heartbeat, complete, fail, release, their batches, and sign-off. Protocol, "Workers"."""
 
 from __future__ import annotations
 
