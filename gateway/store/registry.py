@@ -84,7 +84,7 @@ class Registry:
     async def queues(self, tenant: str | None = None) -> list[Queue]:
         """List the known queues, of one tenant or of all, sorted by name; of a spread one each partition."""
         async with answering():
-            tags = await self._redis.smembers(self._keys.queues)  # type: ignore[misc]  # as above
+            tags = await self._redis.smembers(self._keys.queues)  # type: ignore[misc]  # redis-py: sync or async
         found = [self._keys.queue_of(tag.decode()) for tag in tags]
         return sorted(
             (queue for queue in found if queue is not None and tenant in (None, queue.tenant)),
