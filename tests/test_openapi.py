@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,16 @@ def test_every_type_of_the_wire_is_in_the_document() -> None:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == messages.__name__
     }
     assert kinds - set(DOCUMENT["components"]["schemas"]) == {"Request", "Reply"}
+
+
+def test_a_process_that_reads_messages_ends_well_whatever_else_it_imports() -> None:
+    """A decoder of some of them must not be freed at its end. What is registered first is called last."""
+    script = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); "
+        "import msgspec; from gateway.api import messages; decoder = msgspec.json.Decoder(messages.Poll)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 def test_any_json_value_is_told_from_a_string() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import re
 from itertools import accumulate
 from typing import TypeVar
@@ -32,9 +30,6 @@ _REASON_CHARS = 300  # some reasons repeat the value
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MESSAGE = TypeVar("_MESSAGE")
-# msgspec up to 0.22 frees a wrong pointer with a decoder of `text with a pattern | list`: at the end of the process,
-# when nothing else frees one. What is frozen is never freed.
-atexit.register(gc.freeze)
 
 
 async def read_message(call: Call, decoder: msgspec.json.Decoder[_MESSAGE], limit_bytes: int) -> _MESSAGE:

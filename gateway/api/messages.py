@@ -6,6 +6,8 @@ bytes that were sent.
 
 from __future__ import annotations
 
+import atexit
+import gc
 from functools import partial
 from typing import Annotated, Literal
 
@@ -64,6 +66,9 @@ Progress = Annotated[Raw, Meta(description="How far the attempt is: any JSON val
 ErrorJson = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/TaskError"})]
 ProblemJson = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Problem"})]
 _null = partial(Raw, b"null")
+# msgspec up to 0.22 frees a wrong pointer with a decoder of `text with a pattern | list`: at the end of the process,
+# when nothing else frees one. What is frozen is never freed.
+atexit.register(gc.freeze)
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
