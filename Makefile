@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check lint types bench bench-peers bench-docs profile campaign campaign-cluster failover fuzz soak model clean
+.PHONY: run test check lint types bench bench-peers bench-docs profile campaign campaign-cluster campaign-kept campaign-mutants failover fuzz soak model clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -48,6 +48,14 @@ profile: $(VENV)/.dev  ## where the gateway and Redis spend a task's time (needs
 
 campaign: $(VENV)/.dev  ## faults under load, and a checker of what came of it (SECONDS=600, SEED=1)
 	$(BIN)/python -m tests.campaign --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
+
+campaign-kept: $(VENV)/.dev  ## the campaigns that once found something (needs root, nftables, FUSE, faketime)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[campaign]'
+	$(BIN)/python -m tests.campaign --kept $(if $(SECONDS),--seconds $(SECONDS))
+
+campaign-mutants: $(VENV)/.dev  ## the campaign against gateways and a store broken on purpose (needs root and FUSE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[campaign]'
+	$(BIN)/python -m tests.campaign.mutants
 
 failover: $(VENV)/.dev  ## Sentinel failovers and split brains under load (needs root and nftables)
 	$(BIN)/python -m tests.failover --rounds 10

@@ -1,7 +1,8 @@
-"""What the campaign's nemesis breaks is broken, and whole again afterwards."""
+"""What the campaign's nemesis breaks is broken, and whole again afterwards; what it was asked can be repeated."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import asked, seeds
 from tests.campaign.servers import child_environment
 
 _ROOT = Path(__file__).parents[1]
+_DOCUMENT = (_ROOT / "docs" / "reliability.md").read_text()
 # In a network namespace of its own: how many connections to a gateway's port failed during a fault, and after it.
 _COUNT_FAILURES = """
 import asyncio, random, sys
@@ -66,3 +69,44 @@ def test_the_network_between_clients_and_a_gateway_is_broken_and_healed(tmp_path
     )  # fmt: skip
     told = ["client_loss True True", "client_partition True True", "client_one_way True True"]
     assert done.stdout.splitlines() == told, done.stderr
+
+
+@pytest.mark.parametrize("kept", seeds.KEPT, ids=lambda kept: kept.arguments[:30])
+def test_a_kept_campaign_is_spelled_out(kept: seeds.Kept) -> None:
+    (one,) = asked.campaigns(asked.parser().parse_args(kept.arguments.split()))
+    # Not by a set of faults, whose members may change, nor by what holds where an argument is left out.
+    assert one.faults == (",".join(one.names) or "none")
+    assert all(f"--{name} " in kept.arguments for name in ("seed", "seconds", "clients"))
+    assert asked.campaigns(asked.parser().parse_args(asked.spelled(one).split())) == [one]
+    assert all(kept.found)
+
+
+def test_the_kept_campaigns_are_run_as_they_were_or_shortened() -> None:
+    as_they_were = asked.campaigns(asked.parser().parse_args(["--kept"]))
+    assert [asked.spelled(one) for one in as_they_were] == [
+        asked.spelled(*asked.campaigns(asked.parser().parse_args(kept.arguments.split()))) for kept in seeds.KEPT
+    ]
+    assert {one.seconds for one in asked.campaigns(asked.parser().parse_args(["--kept", "--seconds", "5"]))} == {5.0}
+
+
+@pytest.mark.parametrize("arguments", ["--faults nothing", "--faults slot_move", "--cluster --faults redis_kill"])
+def test_faults_that_are_not_there_are_refused(arguments: str) -> None:
+    with pytest.raises(ValueError, match=r"faults: nothing|with --cluster"):
+        asked.campaigns(asked.parser().parse_args(arguments.split()))
+
+
+def test_the_document_tells_what_each_campaign_of_its_figures_was_asked() -> None:
+    figures = _DOCUMENT.partition("## Figures")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|*]+ \| ([0-9a-f]{7}) \| ([\d, ]+) \|", figures, re.MULTILINE)
+    told = re.findall(r"^([0-9a-f]{7}): (--.*)$", _DOCUMENT, re.MULTILINE)
+    campaigns = [(code, asked.campaigns(asked.parser().parse_args(arguments.split()))) for code, arguments in told]
+    assert sorted((code, one.seed) for code, some in campaigns for one in some) == sorted(
+        (code, int(seed)) for code, some in rows for seed in some.split(", ")
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", re.findall(r"^python -m tests\.campaign( -.*?)?(?: +#.*)?$", _DOCUMENT, re.MULTILINE)
+)
+def test_the_documents_commands_are_understood(arguments: str) -> None:
+    assert asked.campaigns(asked.parser().parse_args(arguments.split()))
