@@ -412,12 +412,16 @@ class StoreUnavailable(Refusal):
 
 
 class NotReplicated(StoreUnavailable):
-    """DURABILITY=replicated: Redis did it, but no replica confirmed it in time, so it may yet be lost."""
+    """DURABILITY=replicated: Redis did it, but no replica confirmed it in time, so it may yet be lost.
+
+    outcome: what it did, for who would rather undo it.
+    """
 
     code, title = "not_replicated", "No replica of Redis has it yet"
 
-    def __init__(self) -> None:
+    def __init__(self, outcome: object = None) -> None:
         super().__init__("Redis did this, but no replica confirmed it in time: it may yet be lost. Repeat the request")
+        self.outcome = outcome
 
 
 class Overloaded(Refusal):

@@ -17,7 +17,8 @@ from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus
 from redis.asyncio import Redis
 
-from tests.harness import LiveGateway, wait_until
+from gateway.tasks import Queue
+from tests.harness import Clock, LiveGateway, wait_until
 
 _QUEUE = "arq:queue:{default:demo}"
 _POLL_SECONDS = 0.01
@@ -287,6 +288,53 @@ async def test_a_waiting_jobs_body_does_not_expire(gateway: LiveGateway, produce
     assert await redis.pttl(f"arq:job:{jobs[0].job_id}") == -1
     ours = job_of(await gateway.enqueue(delay_seconds=100_000), producer)
     assert await redis.pttl(f"arq:job:{ours.job_id}") == -1
+
+
+async def test_a_job_of_an_id_like_ours_is_kept_and_listed_like_any_other(
+    gateway: LiveGateway, producer: ArqRedis, redis: Redis
+) -> None:
+    """In a cluster arq's ids stand in the queue's tag, and a ULID has 26 characters for everybody."""
+    job = await enqueue(producer, _job_id="{default:demo}01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    task = await take(gateway)
+    assert await redis.pttl(f"arq:job:{job.job_id}") == -1
+    assert [one["id"] for one in (await gateway.get("/tasks")).json()["tasks"]] == [task["id"]]
+
+
+async def test_a_finished_job_shows_its_past_and_leaves_nothing_when_it_is_deleted(
+    gateway: LiveGateway, producer: ArqRedis, redis: Redis
+) -> None:
+    await enqueue(producer, _job_id="once")
+    first = await take(gateway)
+    await gateway.report(first, "fail", error="no", retry_in_seconds=0)
+    task = await take(gateway)
+    await gateway.report(task, "heartbeat", progress=50, log=["half"])
+    await gateway.report(task, "complete")
+    seen = (await gateway.get(f"/tasks/{task['id']}")).json()
+    assert (seen["progress"], len(seen["attempts"]), len(seen["log"])) == (50, 2, 1)
+    reply = await gateway.post("/tasks/delete", {"filter": {"job_type": "demo"}})
+    assert (reply.status_code, reply.json()["changed"]) == (200, 1), reply.text
+    left = {key.decode() for key in await redis.keys("*{default:demo}*")} | set(await redis.keys("arq:*once*"))
+    assert {name.rsplit(":", 1)[1] for name in left} <= {"seq", "totals", "waiting", "wants"}
+
+
+async def test_a_job_whose_id_is_used_again_keeps_its_result_when_the_first_ones_time_is_over(
+    clocked_gateway: LiveGateway, clock: Clock, producer: ArqRedis, redis: Redis
+) -> None:
+    gateway = clocked_gateway
+    await enqueue(producer, _job_id="daily")
+    first = await take(gateway)
+    await gateway.report(first, "complete", result=1)
+    clock.advance(86_400)
+    # As its TTL does it, by Redis's own clock.
+    await redis.delete("arq:result:daily")
+    await producer.enqueue_job(
+        "demo", _job_id="daily", _queue_name=_QUEUE, _defer_until=datetime.fromtimestamp(clock.now_ms / 1000 - 5, UTC)
+    )
+    second = await take(gateway)
+    await gateway.report(second, "complete", result=2)
+    clock.advance(10)
+    await gateway.app.store.expire(Queue("default", "demo"))
+    assert (await gateway.get(f"/tasks/{second['id']}")).json()["result"] == 2
 
 
 async def test_a_waiting_job_can_be_cancelled_and_sent_back_over_http(gateway: LiveGateway, producer: ArqRedis) -> None:

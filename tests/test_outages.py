@@ -295,3 +295,26 @@ async def test_connections_that_are_cut_lose_nothing(gateway: LiveGateway, redis
     rest = {task["id"] for task in await gateway.poll("demo", max=1000)}
     assert load.posted <= load.completed | rest
     assert not load.completed & rest
+
+
+@pytest.mark.parametrize("options", [{}, {"poll_id": "p1"}, {"wait": 1.5}], ids=["at once", "poll_id", "waiting"])
+async def test_hand_outs_that_no_replica_confirmed_cost_no_attempt(redis_url: str, options: dict[str, Any]) -> None:
+    asked = {"worker_id": "w1", "task_type": "demo", "wait": 0, **options}
+    async with live_gateway(redis_url) as gateway, live_gateway(redis_url, durability="replicated") as strict:
+        task = await gateway.enqueue(max_attempts=2)
+        for _ in range(2):
+            reply = await strict.post("/poll", asked)
+            assert (reply.status_code, reply.json()["code"]) == (503, "not_replicated"), reply.text
+            seen = (await gateway.get(f"/tasks/{task['id']}")).json()
+            assert (seen["status"], seen["attempt"]) == ("pending", 0)
+        (given,) = await gateway.poll(**options)
+        assert (given["id"], given["attempt"]) == (task["id"], 1)
+
+
+async def test_what_a_poll_id_got_before_stays_with_it_though_no_replica_confirms(redis_url: str) -> None:
+    async with live_gateway(redis_url) as gateway, live_gateway(redis_url, durability="replicated") as strict:
+        await gateway.enqueue()
+        (task,) = await gateway.poll(poll_id="p1")
+        reply = await strict.post("/poll", {"worker_id": "w1", "task_type": "demo", "wait": 0, "poll_id": "p1"})
+        assert reply.json()["code"] == "not_replicated"
+        assert (await gateway.report(task, "complete")).status_code == 200

@@ -242,6 +242,18 @@ async def test_a_job_body_that_was_destroyed_while_it_ran_stops_nothing(
     assert (stats.ready, stats.leased) == (0, 0)
 
 
+async def test_a_job_body_that_was_destroyed_while_it_ran_lets_its_concurrency_key_go(
+    store: Store, redis: Redis, clock: Clock
+) -> None:
+    first, second = [await lives.enqueue(store, concurrency_key="c") for _ in range(2)]
+    leased = await lives.take_one(store)
+    await redis.delete(f"arq:job:{store.tasks.arq_id(lives.QUEUE, first.id).decode()}")
+    clock.advance(31)
+    await store.tasks.expire(lives.QUEUE)
+    assert leased.task.id == first.id
+    assert (await lives.take_one(store)).task.id == second.id
+
+
 @pytest.mark.parametrize("how", ["list", "text", "empty", "other"])
 async def test_a_result_that_was_destroyed_is_gone_and_stops_nothing(
     how: str, store: Store, redis: Redis, clock: Clock

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.store import arq_format, scripts
 from gateway.store.keys import Keys
-from gateway.tasks import LeasedTask, Status, TaskSpec
+from gateway.tasks import LeasedTask, Status, TaskSpec, Unique
 from tests import lives
 from tests.harness import Clock, Store
 
@@ -293,3 +293,18 @@ async def test_a_record_of_a_job_is_what_arq_would_write_and_two_pairs_more(call
     job = msgspec.msgpack.decode(await redis.get(f"arq:job:{_ID}"))
     assert set(job) == {"t", "f", "a", "k", "et", "o", "m"}
     assert (job["t"], job["f"], job["a"], job["k"]) == (None, "demo", ['{"a": [1.0]}'], {})
+
+
+async def test_a_replacement_is_known_again_when_a_worker_took_the_task_meanwhile(calls: Calls, store: Store) -> None:
+    held = await lives.enqueue(store, payload=b"1", unique=Unique("k"))
+    spec = TaskSpec("demo", b"2", unique=Unique("k", on_conflict="replace"))
+    body, unique = arq_format.encode_job(spec), arq_format.encode_unique(spec.unique)
+    given = ["gw1", 10, 0, 1, _ID, 2, "", 0, 1, body, unique]
+    first = await calls.once("enqueue", *given)
+    assert first[4].startswith(b"replaced ")
+    leased = await lives.take_one(store)
+    assert (leased.task.id, leased.task.spec.payload) == (held.id, b"2")
+    second = await calls.once("enqueue", *given)
+    assert second[4] == b"existing " + first[4].removeprefix(b"replaced ")
+    other = [*given[:4], f"{lives.TAG}{_ULID[:-1]}1", *given[5:]]
+    assert (await calls.once("enqueue", *other))[4].startswith(b"conflict "), "which is another request's"

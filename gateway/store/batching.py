@@ -366,7 +366,7 @@ def _answer(verb: Verb, chunk: list[Entry], reply: Any, *, kept: bool) -> None:
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
         elif not kept:
-            future.set_exception(NotReplicated())
+            future.set_exception(NotReplicated(outcome))
         else:
             future.set_result(outcome)
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway import retries
-from gateway.errors import InvalidMember, Refusal, TaskChanged, TaskNotFound
+from gateway.errors import InvalidMember, NotReplicated, Refusal, TaskChanged, TaskNotFound
 from gateway.queue_settings import QueueSettings
 from gateway.store import arq_format
 from gateway.store.batching import Argument
@@ -91,16 +91,39 @@ class TaskStore(Caller):
         """Hand ready tasks to polls, in the order given.
 
         stays: unserved polls will wait, so this gateway wants to be rung; others: further polls that wait here for this
-        queue; waited_ms: how long the oldest of them has waited.
+        queue; waited_ms: how long the oldest of them has waited. What no replica confirmed goes back (NotReplicated):
+        no worker hears of it, so it must not cost an attempt.
         Source: lua/claim.lua.
         """
         self.expect_rings(queue)
-        claimed: Claimed = await self.submit(
-            "claim", "claim", self.keys.of(queue), (queue, claims, stays, others, waited_ms)
-        )
+        item = (queue, claims, stays, others, waited_ms)
+        try:
+            claimed: Claimed = await self.submit("claim", "claim", self.keys.of(queue), item)
+        except NotReplicated as refusal:
+            if isinstance(refusal.outcome, Claimed):
+                await self._take_back(queue, claims, refusal.outcome)
+            raise
         if claimed.corrupt:
             await asyncio.gather(*(self._end_corrupt(queue, leased, reason) for leased, reason in claimed.corrupt))
         return claimed
+
+    async def _take_back(self, queue: Queue, claims: Sequence[Claim], claimed: Claimed) -> None:
+        """Put what this claim gave out back where it stood; what its poll_ids got before stays theirs."""
+        await asyncio.gather(
+            *(
+                self._put_back(queue, leased, f"{claim.worker_id} {claim.poll_id}" if claim.poll_id else "")
+                for claim, tasks in zip(claims, claimed.tasks, strict=True)
+                for leased in tasks
+                if leased.token.startswith(claim.seed)
+            )
+        )
+
+    async def _put_back(self, queue: Queue, leased: LeasedTask, poll: str) -> None:
+        try:
+            await self.release(queue, leased.task.id, leased.token, front=True, poll=poll)
+        except Refusal:
+            # No replica confirms this, either. Were it lost, so was the claim, or it lapses.
+            pass
 
     async def heartbeat(
         self,

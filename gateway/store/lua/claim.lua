@@ -78,7 +78,7 @@ local function lease(id, score, body, attempts, worker, lease_ms, seed, number)
     finish(now, id, 'failed', nil, text, n, body, 'corrupt')
     return nil
   end
-  if not is_native(id) then adopt(id, body) end
+  if not has_options(body) then adopt(id, body) end
   local options, expires_at = options_of(body), false
   if options.expires then
     expires_at = redis.call('ZSCORE', EXPIRES, id)

@@ -53,6 +53,10 @@ local function held_by(i)
   -- One that this call is about to store waits, too.
   local waits = given[holder] or place and tonumber(place) < LEASED and fetch(JOB .. holder)
   if on_conflict == 'replace' and waits then return 'replaced', holder end
+  -- This very task took the holder's place, by a call whose reply was lost, and a worker was quick.
+  if on_conflict == 'replace' and redis.call('HGET', TRAIL .. entry_of(holder), 'by') == ids[i] then
+    return 'existing', holder
+  end
   return on_conflict == 'return' and 'existing' or 'conflict', holder
 end
 
@@ -192,7 +196,7 @@ for i = 1, total do
     redis.call('SET', JOB .. id, with_an_attempt_left(argument(i, 6), attempts_of(id)) .. made)
     if unique ~= '' then take_key(id, unique) end
     place(id, i, at > now and at or 0)
-    redis.call('HSET', TRAIL .. entry_of(id), 'due', math.max(at, now))
+    redis.call('HSET', TRAIL .. entry_of(id), 'due', math.max(at, now), 'by', ids[i])
     redis.call('ZREM', EXPIRES, id)
     if expires_in_ms ~= '0' then redis.call('ZADD', EXPIRES, now + tonumber(expires_in_ms), id) end
     count('replaced')

@@ -11,7 +11,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, LEASED, exclusive(LEASED 
   local lease, body = lease_of(id), fetch(JOB .. id)
   if not lease or not body then
     local text, n = failure_pairs('corrupt', lease and 'the job body is gone' or 'the lease record is gone')
-    finish(now, id, 'failed', nil, text, n, body, 'corrupt')
+    finish(now, id, 'failed', lease, text, n, body, 'corrupt')
   else
     local kind, outcome, message = 'lease_lapsed', 'lapsed', 'the worker fell silent: its lease ran out'
     if lease[DEADLINE] > 0 and lease[DEADLINE] <= now then
@@ -61,7 +61,11 @@ for i = 1, #old, 2 do
   for status, list in pairs(SET_OF) do
     if final_mark(status) .. entry == member then redis.call('ZREM', list, entry) end
   end
-  redis.call('DEL', RESULT .. id_of(entry), TRAIL .. entry, LOG .. entry)
+  -- The id of a plain arq job may have been used again since, and then the result is the later one's.
+  local id = id_of(entry)
+  local record = not is_native(id) and fetch(RESULT .. id)
+  if not record or entry_in(id, record) == entry then redis.call('DEL', RESULT .. id) end
+  redis.call('DEL', TRAIL .. entry, LOG .. entry)
   redis.call('ZREM', EXPIRY, member)
 end
 

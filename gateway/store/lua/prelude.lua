@@ -93,17 +93,19 @@ local function crockford(ms)
   return text
 end
 
+-- When a plain arq producer made a job (unix ms); 0: it does not say.
+local function made_at(body)
+  local ok, job = pcall(cmsgpack.unpack, body or '')
+  if ok and type(job) == 'table' and type(job.et) == 'number' and job.et > 0 and job.et < 2 ^ 48 then
+    return math.floor(job.et)
+  end
+  return 0
+end
+
 -- The name of a task in the lists (sorted by time of creation), and the way back.
 local function entry_of(id, body)
   if is_native(id) then return string.sub(id, #TAG + 1) end
-  local made = 0
-  if body then
-    local ok, job = pcall(cmsgpack.unpack, body)
-    if ok and type(job) == 'table' and type(job.et) == 'number' and job.et > 0 and job.et < 2 ^ 48 then
-      made = math.floor(job.et)
-    end
-  end
-  return crockford(made) .. '=' .. id
+  return crockford(made_at(body)) .. '=' .. id
 end
 
 local function id_of(entry)
@@ -313,7 +315,8 @@ local function promote(now, limit)
   local sequence = next_sequence(count)
   for i = 1, count do
     local id, score = due[2 * i - 1], tonumber(due[2 * i])
-    if not is_native(id) then adopt(id, fetch(JOB .. id)) end
+    -- What was made here never expires while it waits; a plain arq producer may have chosen an id like ours.
+    if not is_native(id) or redis.call('PERSIST', JOB .. id) == 1 then adopt(id, fetch(JOB .. id)) end
     local fraction = score % 1
     local priority = fraction == 0.25 and 0 or fraction == 0.5 and 1 or fraction == 0.75 and 3 or 2
     redis.call('ZADD', QUEUE, rank(priority, sequence + i), id)
@@ -404,14 +407,25 @@ local function facts_of(record)
   return cmsgpack.unpack(string.sub(record, stop - facts_bytes + 1, stop)), tail_bytes, tail_pairs
 end
 
+-- The job's own bytes, out of the record of a finished task; nil: the record is none of ours.
+local function body_in(record)
+  local facts, tail_bytes, tail_pairs = facts_of(record)
+  if not facts then return nil end
+  local pairs_count = struct.unpack('>H', record, 2) - tail_pairs
+  return string.char(0x80 + pairs_count) .. string.sub(record, 4, #record - tail_bytes)
+end
+
+-- The name of a finished task in the lists.
+local function entry_in(id, record) return entry_of(id, not is_native(id) and body_in(record) or nil) end
+
 -- What a token that holds no lease may still hear: the answer it already got. Returns a word and the due time.
 local function replay(id, token, verb, words)
   local record = record_of(id)
   local facts = record and facts_of(record)
   if facts and facts[2] == token and words[facts[1]] then return facts[1], 0, facts[4] end
-  local body = record or (ours(id) and fetch(JOB .. id))
-  if not body then return 'missing', 0, '' end
-  local last = redis.call('HGET', TRAIL .. entry_of(id, body), 'last')
+  local body = not record and ours(id) and fetch(JOB .. id)
+  if not record and not body then return 'missing', 0, '' end
+  local last = redis.call('HGET', TRAIL .. (body and entry_of(id, body) or entry_in(id, record)), 'last')
   if last then
     last = cmsgpack.unpack(last)
     if last[1] == token and last[5] == verb and words[last[2]] then return last[2], last[3], last[4] end
@@ -452,7 +466,7 @@ local function finish(now, id, status, lease, pairs, pairs_count, body, code, ga
   end
   body = body or fetch(JOB .. id)
   local entry = entry_of(id, body)
-  local job = (body and is_job(body)) and body or empty_job(0)
+  local job = (body and is_job(body)) and body or empty_job(is_native(id) and 0 or made_at(body))
   local options = options_of(job)
   local attempts = lease and lease[ATTEMPT] or attempts_of(id)
   -- Where the gateway itself ended the task (`code`), no report did: its last worker's, late, must not sound accepted.
@@ -498,7 +512,7 @@ end
 
 -- Forget a final or waiting task for good. body: of one that waits; record: of one that is final.
 local function forget(id, body, record)
-  local entry = entry_of(id, body or record)
+  local entry = body and entry_of(id, body) or entry_in(id, record)
   if body and is_job(body) then
     local options = options_of(body)
     release_unique(id, options)
@@ -554,7 +568,7 @@ local function snapshot(id, with_log)
   local body = (place or is_native(id)) and fetch(JOB .. id)
   local record = not body and record_of(id)
   if not body and not record then return {} end
-  local entry = entry_of(id, body or record)
+  local entry = body and entry_of(id, body) or entry_in(id, record)
   return { id, place or '', body or record, attempts_of(id), fetch(PROGRESS .. id) or '',
     redis.call('HGETALL', TRAIL .. entry), with_log and redis.call('LRANGE', LOG .. entry, 0, -1) or {} }
 end

@@ -4,14 +4,8 @@
 -- Returns: 'ok', now, tasks for this gateway to claim, then per task a word: pending, full, conflict (its unique key is
 --          another's), completed, live, missing
 local now, gateway, limit, total = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
--- The job's own bytes, out of its result.
-local function body_in(record, tail_bytes, tail_pairs)
-  local pairs_count = struct.unpack('>H', record, 2) - tail_pairs
-  return string.char(0x80 + pairs_count) .. string.sub(record, 4, #record - tail_bytes)
-end
-
-local function unique_taken(record, tail_bytes, tail_pairs)
-  local options = options_of(body_in(record, tail_bytes, tail_pairs))
+local function unique_taken(record)
+  local options = options_of(body_in(record))
   local holder = options.unique and redis.call('GET', UNIQUE .. options.unique)
   -- One without a task is nobody's, as in enqueue.lua.
   return holder and redis.call('EXISTS', JOB .. holder, RESULT .. holder) > 0
@@ -22,8 +16,7 @@ local reply, depth, ready = { 'ok', now, 0 }, waiting_count(), 0
 for i = 1, total do
   local id, delay_ms = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
   local record = record_of(id)
-  local facts, tail_bytes, tail_pairs
-  if record then facts, tail_bytes, tail_pairs = facts_of(record) end
+  local facts = record and facts_of(record)
   if not facts then
     reply[3 + i] = redis.call('ZSCORE', QUEUE, id) and 'live' or 'missing'
   else
@@ -31,10 +24,10 @@ for i = 1, total do
       reply[3 + i] = 'completed'
     elseif depth >= limit then
       reply[3 + i] = string.format('full %d', limit)
-    elseif unique_taken(record, tail_bytes, tail_pairs) then
+    elseif unique_taken(record) then
       reply[3 + i] = 'conflict'
     else
-      local body = body_in(record, tail_bytes, tail_pairs)
+      local body = body_in(record)
       local entry, options = entry_of(id, body), options_of(body)
       redis.call('SET', JOB .. id, body)
       if options.unique then redis.call('SET', UNIQUE .. options.unique, id) end
