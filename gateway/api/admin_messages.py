@@ -7,10 +7,20 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.messages import LeaseSeconds, Reply, Request, Retry, RetryRule, TaskFilter, Time
+from gateway.api.messages import (
+    LeaseSeconds,
+    MaxAttempts,
+    Reply,
+    Request,
+    RetentionSeconds,
+    Retry,
+    RetryRule,
+    TaskFilter,
+    Time,
+    TimeoutSeconds,
+)
 from gateway.tasks import MAX_PARTITIONS
 
-_MONTH_SECONDS = 2_592_000
 _DAY_SECONDS = 86_400
 _MOST = 1_000_000_000
 Scope = Literal["tasks:write", "tasks:read", "work", "admin"]
@@ -59,11 +69,11 @@ Partitions = Annotated[
 class QueueDefaults(Request):
     """What the queue's tasks get where their producer did not say. Tasks stored before keep what they have."""
 
-    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    max_attempts: MaxAttempts | None = None
     retry: Retry | None = None
     lease_seconds: LeaseSeconds | None = None
-    timeout_seconds: Annotated[float, Meta(ge=1, le=_MONTH_SECONDS)] | None = None
-    retention_seconds: Annotated[float, Meta(ge=0, le=_MONTH_SECONDS)] | None = None
+    timeout_seconds: TimeoutSeconds | None = None
+    retention_seconds: RetentionSeconds | None = None
 
 
 class NewQueueSettings(Request):

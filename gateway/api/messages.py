@@ -24,6 +24,7 @@ JobType = Annotated[
         examples=["image_resize"],
     ),
 ]
+JobTypes = JobType | Annotated[list[JobType], Meta(max_length=100)]
 WorkerId = Annotated[
     str,
     Meta(
@@ -45,6 +46,18 @@ Time = Annotated[str, Meta(description="RFC 3339 in UTC with milliseconds.", ext
 DelaySeconds = Annotated[float, Meta(ge=0, le=_YEAR_SECONDS)]
 LeaseSeconds = Annotated[
     float, Meta(ge=1, le=43_200, description="How long a worker may be silent. Default: what the task says, or 30.")
+]
+MaxAttempts = Annotated[int, Meta(ge=1, le=1000, description="Claims that may fail or lapse. Default: 25.")]
+TimeoutSeconds = Annotated[
+    float, Meta(ge=1, le=_MONTH_SECONDS, description="Hard limit of one attempt, heartbeats or not. Default: none.")
+]
+RetentionSeconds = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=_MONTH_SECONDS,
+        description="How long the finished task stays readable. Default: a day; 30 days if it failed.",
+    ),
 ]
 Token = Annotated[
     str, Meta(min_length=1, max_length=200, description="The lease token that the poll gave out with the task.")
@@ -142,18 +155,10 @@ class NewTask(Request):
         ]
         | None
     ) = None
-    max_attempts: (
-        Annotated[int, Meta(ge=1, le=1000, description="Claims that may fail or lapse. Default: 25.")] | None
-    ) = None
+    max_attempts: MaxAttempts | None = None
     retry: Retry | None = None
     lease_seconds: LeaseSeconds | None = None
-    timeout_seconds: (
-        Annotated[
-            float,
-            Meta(ge=1, le=_MONTH_SECONDS, description="Hard limit of one attempt, heartbeats or not. Default: none."),
-        ]
-        | None
-    ) = None
+    timeout_seconds: TimeoutSeconds | None = None
     expires_in_seconds: (
         Annotated[
             float,
@@ -161,17 +166,7 @@ class NewTask(Request):
         ]
         | None
     ) = None
-    retention_seconds: (
-        Annotated[
-            float,
-            Meta(
-                ge=0,
-                le=2_592_000,
-                description="How long the finished task stays readable. Default: a day; 30 days if it failed.",
-            ),
-        ]
-        | None
-    ) = None
+    retention_seconds: RetentionSeconds | None = None
     concurrency_key: (
         Annotated[
             str,
@@ -369,8 +364,8 @@ class Poll(Request):
     """Ask for work. `task_type` and `job_type` are one list, in strict order of preference."""
 
     worker_id: WorkerId
-    task_type: JobType | Annotated[list[JobType], Meta(max_length=100)] | None = None
-    job_type: JobType | Annotated[list[JobType], Meta(max_length=100)] | None = None
+    task_type: JobTypes | None = None
+    job_type: JobTypes | None = None
     wait: Wait | None = None
     max: Max | None = None
     lease_seconds: LeaseSeconds | None = None
@@ -382,8 +377,8 @@ class Next(Request):
 
     max: Max | None = None
     wait: Wait | None = None
-    task_type: JobType | Annotated[list[JobType], Meta(max_length=100)] | None = None
-    job_type: JobType | Annotated[list[JobType], Meta(max_length=100)] | None = None
+    task_type: JobTypes | None = None
+    job_type: JobTypes | None = None
     lease_seconds: LeaseSeconds | None = None
     poll_id: PollId | None = None
 
