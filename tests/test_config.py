@@ -58,8 +58,9 @@ def test_without_anything_set_the_defaults_hold_and_redis_is_embedded() -> None:
 )
 def test_every_spelling_of_every_setting_is_read(row: config.Setting, variable: str) -> None:
     text, value = sample(row)
-    assert getattr(load(**{variable: text}), row.field) == value
-    assert getattr(load(**{variable: f"  {text} "}), row.field) == value
+    beside = {"REDIS_HOST": "cache"} if variable == "REDIS_PASSWORD" else {}
+    assert getattr(load(**beside, **{variable: text}), row.field) == value
+    assert getattr(load(**beside, **{variable: f"  {text} "}), row.field) == value
 
 
 def test_the_spellings_of_the_reference_systems_are_all_there() -> None:
@@ -227,6 +228,7 @@ def test_the_address_of_redis_is_spelled_without_its_password(variables: dict[st
         ({"REDIS_URL": "redis://h:1", "REDIS_DB": "3"}, "REDIS_DB"),
         ({"REDIS_URL": "redis://h:1", "REDIS_TLS": "true"}, "REDIS_TLS"),
         ({"REDIS_URL": "unix:///run/redis.sock", "REDIS_TLS": "true"}, "REDIS_TLS"),
+        ({"REDIS_PASSWORD": SECRET}, "REDIS_PASSWORD is set, but no Redis is named"),
         ({"DURABILITY": "replicated"}, "DURABILITY"),
         ({"DURABILITY": "everything"}, "DURABILITY"),
         ({"REDIS_SENTINELS": "a:1", "REDIS_CLUSTER": "a:1"}, "REDIS_SENTINELS and REDIS_CLUSTER"),
@@ -239,7 +241,7 @@ def test_what_a_setup_of_redis_cannot_keep_refuses_to_boot(variables: dict[str, 
 
 def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text('PORT=9001\nLOG_LEVEL="debug"\n# a comment\nREDIS_PASSWORD=a$b${c}\nUNKNOWN=1\n')
-    settings = load(tmp_path, LOG_LEVEL="error")
+    settings = load(tmp_path, LOG_LEVEL="error", REDIS_HOST="cache")
     assert settings.port == 9001
     assert settings.log_level == "error"
     assert settings.redis_password == "a$b${c}"
