@@ -33,6 +33,26 @@ async def test_some_seconds_of_mixed_load_lose_nothing_and_leave_named_keys_only
     assert "Violations: 0." in markdown(plan, outcome)
 
 
+@pytest.mark.parametrize("seen_before", [True, False], ids=["its end was seen", "its end was not seen"])
+@pytest.mark.parametrize("quick_worker", [True, False], ids=["report first", "answer first"])
+def test_a_task_that_was_sent_back_is_open_until_its_second_end(seen_before: bool, quick_worker: bool) -> None:
+    """A worker's report may be answered before the request that sent the task back is."""
+    ledger = Ledger()
+    ledger.stored("a")
+    if seen_before:
+        ledger.seen("a", "failed")
+    if quick_worker:
+        ledger.reported("a", "completed")
+        ledger.reopened("a")
+    else:
+        ledger.reopened("a")
+        assert "a" in ledger.open
+        ledger.reported("a", "completed")
+    assert not ledger.open
+    assert (ledger.acknowledged, ledger.sent_back) == (1, 1)
+    assert ledger.ended == (1 if not (seen_before or quick_worker) else 2), "what nobody saw was not counted"
+
+
 def samples(number: int, tasks: int, leak: dict[str, float], *, noise: float = 0.03) -> list[Sample]:
     """Make up a run of `number` samples and so many tasks. leak: what is kept of each task: bytes, files, keys, ms."""
     rng = random.Random(1)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 log = logging.getLogger(__name__)
 
 FINAL = ("completed", "failed", "cancelled")
+_MOST_COMPLETED = 10_000
 
 
 class Ledger:
@@ -30,6 +31,8 @@ class Ledger:
         self.violations: list[str] = []
         self.open: dict[str, float] = {}
         self._early: dict[str, str] = {}
+        # The last of them, in the order of their reports.
+        self._completed: dict[str, None] = {}
         self._seconds: dict[str, list[float]] = {}
 
     def stored(self, task_id: str) -> None:
@@ -40,7 +43,13 @@ class Ledger:
     def reopened(self, task_id: str) -> None:
         """A finished task was sent back."""
         self.sent_back += 1
-        self._opened(task_id)
+        if task_id in self._completed:
+            # A worker was quicker than the answer to who sent it back, and nobody had seen the end before: the report
+            # was taken for that one. What is completed is never sent back, so it was the last.
+            self._early.pop(task_id, None)
+            self.ended += 1
+        else:
+            self._opened(task_id)
 
     def _opened(self, task_id: str) -> None:
         # A worker may hear of a task's end before its producer hears that it is stored.
@@ -54,6 +63,10 @@ class Ledger:
         if status not in FINAL:
             return
         self.counts[f"accepted {status}"] += 1
+        if status == "completed":
+            self._completed[task_id] = None
+            if len(self._completed) > _MOST_COMPLETED:
+                del self._completed[next(iter(self._completed))]
         if self.open.pop(task_id, None) is None:
             self._early[task_id] = status
         else:
