@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 Backoff = Literal["exponential", "linear", "fixed"]
-MAX_DELAY_SECONDS = 31_622_400.0
+# Of any wait: a leap year.
+MAX_DELAY_SECONDS = 31_622_400
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

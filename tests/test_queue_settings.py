@@ -164,6 +164,20 @@ class TestPause:
         assert (await gateway.post("/queues/demo/resume")).json()["paused"] is False
         assert [one["id"] for one in await waiting] == [task["id"]]
 
+    @pytest.mark.parametrize(
+        ("until", "reason"),
+        [
+            ("tomorrow", "is no RFC 3339 time"),
+            ("1969-12-31T23:59:59Z", "is before 1970 or more than ten years ahead"),
+            ("2999-01-01T00:00:00Z", "is before 1970 or more than ten years ahead"),
+            ("2001-01-01T00:00:00Z", "is past"),
+        ],
+    )
+    async def test_a_pause_ends_at_a_time_that_is_ahead(self, gateway: LiveGateway, until: str, reason: str) -> None:
+        reply = await gateway.post("/queues/demo/pause", {"until": until})
+        assert (reply.status_code, reply.json()["member"]) == (400, "until")
+        assert reply.json()["detail"].startswith(f"until: {reason}")
+
     async def test_a_pause_ends_by_itself(self, gateway: LiveGateway) -> None:
         paused = (await gateway.post("/queues/demo/pause", {"seconds": 0.6})).json()
         assert paused["paused_until"] is not None

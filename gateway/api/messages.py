@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from gateway.retries import MAX_DELAY_SECONDS
+
 _JOB_TYPE = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z"
 JobType = Annotated[
     str,
@@ -40,10 +42,9 @@ GivenPriority = Annotated[
 ]
 StatusName = Literal["scheduled", "pending", "processing", "retrying", "completed", "failed", "cancelled"]
 Directive = Literal["run", "drain", "stop"]
-_YEAR_SECONDS = 31_622_400
 _MONTH_SECONDS = 2_592_000  # what fits into a job as 32 bits of ms
 Time = Annotated[str, Meta(description="RFC 3339 in UTC with milliseconds.", extra_json_schema={"format": "date-time"})]
-DelaySeconds = Annotated[float, Meta(ge=0, le=_YEAR_SECONDS)]
+DelaySeconds = Annotated[float, Meta(ge=0, le=MAX_DELAY_SECONDS)]
 LeaseSeconds = Annotated[
     float, Meta(ge=1, le=43_200, description="How long a worker may be silent. Default: what the task says, or 30.")
 ]
@@ -109,7 +110,7 @@ class Retry(Request):
         | None
     ) = None
     max_seconds: (
-        Annotated[float, Meta(ge=0, le=_YEAR_SECONDS, description="No wait is longer. Default: 3600.")] | None
+        Annotated[float, Meta(ge=0, le=MAX_DELAY_SECONDS, description="No wait is longer. Default: 3600.")] | None
     ) = None
     jitter: (
         Annotated[bool, Meta(description="Spread the waits, so that retries do not come in herds. Default: true.")]
@@ -141,7 +142,7 @@ class NewTask(Request):
     description: Annotated[str, Meta(max_length=16_384, description="For people.")] | None = None
     priority: GivenPriority | None = None
     delay_seconds: (
-        Annotated[float, Meta(ge=0, le=_YEAR_SECONDS, description="Not handed out earlier. Not beside `run_at`.")]
+        Annotated[float, Meta(ge=0, le=MAX_DELAY_SECONDS, description="Not handed out earlier. Not beside `run_at`.")]
         | None
     ) = None
     run_at: (
@@ -162,7 +163,9 @@ class NewTask(Request):
     expires_in_seconds: (
         Annotated[
             float,
-            Meta(gt=0, le=_YEAR_SECONDS, description="Not started by then: failed, code `expired`. Default: never."),
+            Meta(
+                gt=0, le=MAX_DELAY_SECONDS, description="Not started by then: failed, code `expired`. Default: never."
+            ),
         ]
         | None
     ) = None
@@ -195,7 +198,7 @@ class NewTask(Request):
     unique_until: (
         Literal["started", "finished"]
         | Annotated[
-            float, Meta(ge=0.001, le=_YEAR_SECONDS, description="Seconds from the enqueue, whatever becomes of it.")
+            float, Meta(ge=0.001, le=MAX_DELAY_SECONDS, description="Seconds from the enqueue, whatever becomes of it.")
         ]
         | None
     ) = None
@@ -213,7 +216,7 @@ class PatchTask(Request):
         Annotated[str, Meta(max_length=64, description="RFC 3339, with a zone. Not beside `delay_seconds`.")] | None
     ) = None
     delay_seconds: (
-        Annotated[float, Meta(ge=0, le=_YEAR_SECONDS, description="From now on. Not beside `run_at`.")] | None
+        Annotated[float, Meta(ge=0, le=MAX_DELAY_SECONDS, description="From now on. Not beside `run_at`.")] | None
     ) = None
     tags: Tags | None = None
     payload: AnyJson | UnsetType = UNSET
@@ -412,7 +415,8 @@ PauseQueue = Annotated[
     Meta(gt=0, le=86_400, description="Hand nothing of this queue out for that long: its provider said to slow down."),
 ]
 RetryIn = Annotated[
-    float, Meta(ge=0, le=_YEAR_SECONDS, description="The next attempt's wait, instead of what the task's `retry` says.")
+    float,
+    Meta(ge=0, le=MAX_DELAY_SECONDS, description="The next attempt's wait, instead of what the task's `retry` says."),
 ]
 
 

@@ -16,7 +16,7 @@ from gateway.api.codec import check_media_type, check_text, decode, raw_bytes, r
 from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
 from gateway.api.replies import encode, status_names, task_reply
-from gateway.api.times import NO_TIME, parse_time
+from gateway.api.times import NO_TIME, parse_ahead, parse_time
 from gateway.errors import (
     BatchRefused,
     BatchTooLarge,
@@ -59,7 +59,6 @@ from gateway.tasks import (
 MAX_BATCH = 1000
 MAX_WAIT_SECONDS = 55.0
 _HELD_TRIES = 5
-_MAX_AHEAD_MS = 3660 * 86_400_000
 _JSON = b"application/json"
 _NDJSON = b"application/x-ndjson"
 _PRIORITY = {name: number for number, name in enumerate(PRIORITIES)}
@@ -486,12 +485,7 @@ def retry_policy(retry: Retry) -> RetryPolicy:
 
 
 def _run_at(text: str, where: str) -> int:
-    at_ms = parse_time(text)
-    if at_ms is None:
-        raise InvalidMember(f"{where}run_at", NO_TIME)
-    if not 0 <= at_ms <= time.time() * 1000 + _MAX_AHEAD_MS:
-        raise InvalidMember(f"{where}run_at", "is before 1970 or more than ten years ahead")
-    return max(at_ms, 1)
+    return max(parse_ahead(text, f"{where}run_at"), 1)
 
 
 def _lines(body: bytes) -> list[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -24,7 +23,7 @@ from gateway.api.endpoint import Call, Reply
 from gateway.api.messages import BulkReply, TaskFilter
 from gateway.api.producers import retry_policy
 from gateway.api.replies import encode, retry_rule
-from gateway.api.times import NO_TIME, format_time, parse_time
+from gateway.api.times import format_time, parse_ahead
 from gateway.errors import (
     InvalidId,
     InvalidMember,
@@ -35,6 +34,7 @@ from gateway.errors import (
 )
 from gateway.limits import TenantLimits
 from gateway.queue_settings import FOR_EVER_MS, NO_DEFAULTS, Defaults, QueueSettings
+from gateway.retries import MAX_DELAY_SECONDS
 from gateway.store.calls import StaleSettings
 from gateway.store.inspector import Inspector
 from gateway.store.registry import Registry
@@ -42,7 +42,6 @@ from gateway.store.task_store import TaskStore
 from gateway.tasks import JOB_TYPE, JOB_TYPE_RULE, Queue, Status
 
 _PATCH_TRIES = 5
-_LONGEST_DELAY_MS = 31_622_400_000
 _FAILED = frozenset({Status.FAILED})
 _settings = msgspec.json.Decoder(NewQueueSettings)
 _pause = msgspec.json.Decoder(Pause)
@@ -106,12 +105,9 @@ class QueueAdmin:
                 raise InvalidMember("until", "stands beside seconds; give one of them")
             until_ms = self._store.now_ms() + max(1, round(given.seconds * 1000))
         elif given.until is not None:
-            found = parse_time(given.until)
-            if found is None or not 0 <= found < time.time() * 1000 + 3660 * 86_400_000:
-                raise InvalidMember("until", NO_TIME if found is None else "is more than ten years ahead")
-            if found <= self._store.now_ms():
+            until_ms = parse_ahead(given.until, "until")
+            if until_ms <= self._store.now_ms():
                 raise InvalidMember("until", "is past; `resume` ends a pause")
-            until_ms = found
         await self._limits.check_queues(queue.tenant, {queue})
         await self._registry.register({queue})
         changed = await self._store.configure(queue, None, pause=until_ms)
@@ -152,7 +148,9 @@ class QueueAdmin:
             fitting = len(tasks)
             if not given.dry_run:
                 fitting = await room_for(self._limits, queue.tenant, len(tasks), changed)
-                delays = [min(round((matched + number) * step_ms), _LONGEST_DELAY_MS) for number in range(fitting)]
+                delays = [
+                    min(round((matched + number) * step_ms), MAX_DELAY_SECONDS * 1000) for number in range(fitting)
+                ]
                 done = await asyncio.gather(
                     *(self._retry(queue, task.id, delay) for task, delay in zip(tasks[:fitting], delays, strict=True))
                 )

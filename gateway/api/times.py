@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from gateway.errors import InvalidMember
+
 NO_TIME = "is no RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z"
+_MAX_AHEAD_MS = 3660 * 86_400_000
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
@@ -35,3 +39,16 @@ def parse_time(text: str) -> int | None:
         return int(at.timestamp()) * 1000 + ms
     except (ValueError, OverflowError):
         return None
+
+
+def parse_ahead(text: str, member: str) -> int:
+    """Read a member that says when something is to be, as unix ms: past, or at most ten years ahead.
+
+    Raises InvalidMember.
+    """
+    at_ms = parse_time(text)
+    if at_ms is None:
+        raise InvalidMember(member, NO_TIME)
+    if not 0 <= at_ms <= time.time() * 1000 + _MAX_AHEAD_MS:
+        raise InvalidMember(member, "is before 1970 or more than ten years ahead")
+    return at_ms
