@@ -1,12 +1,14 @@
 """How long recovery takes: python -m tests.campaign.recovery [--times N].
 
-A killed worker's task, Redis after a restart, the other gateways when one is killed: each N times, in ms.
+A killed worker's task, Redis after outages of half a second and of ten, the other gateways when one is killed, without
+load and beside producers and workers: each N times, in ms.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import itertools
 import random
 import statistics
@@ -25,10 +27,11 @@ from tests.campaign.wire import Client
 
 _ROOT = Path(__file__).parents[2]
 _LEASE_SECONDS = 1.0
+_GAP_SECONDS = 1.0
 
 
 class Watch:
-    """Measures recovery on an arena without load. Each method measures once and returns seconds."""
+    """Measures recovery on an arena. Each method measures once and returns seconds."""
 
     def __init__(self, arena: Arena, folder: Path) -> None:
         self._arena = arena
@@ -54,10 +57,10 @@ class Watch:
         assert given["id"] == again["id"]
         return unix(again["started_at"]) - (unix(given["started_at"]) + given["lease_seconds"])
 
-    async def restarted_redis(self) -> float:
+    async def restarted_redis(self, outage_seconds: float) -> float:
         """From the moment Redis answers again to the moment when every gateway has stored a task."""
         await asyncio.to_thread(self._arena.redis.end)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(outage_seconds)
         await asyncio.to_thread(self._arena.redis.start)
         back = time.monotonic()
         waits = await asyncio.gather(*(self._until_stored(number) for number in range(len(self._arena.gateways))))
@@ -65,19 +68,23 @@ class Watch:
 
     async def killed_gateway(self) -> float:
         """The longest time between two answers of the other gateways while one is killed."""
-        client, node = self.client(1, 2), self._arena.gateways[0]
-        for _ in range(50):
-            await client.call("enqueue", {}, "POST", "/tasks", {"job_type": "watch-gap"})
-        answers = [time.monotonic()]
+        node = self._arena.gateways[0]
         killing = asyncio.create_task(asyncio.to_thread(node.end))
-        while answers[-1] - answers[0] < 1.0:
+        longest = await self.longest_gap()
+        await killing
+        node.start()
+        await asyncio.to_thread(node.wait_ready)
+        return longest
+
+    async def longest_gap(self) -> float:
+        """The longest time between two answers of all gateways but the first, within a second."""
+        client = self.client(1, 2)
+        answers = [time.monotonic()]
+        while answers[-1] - answers[0] < _GAP_SECONDS:
             reply = await client.call("enqueue", {}, "POST", "/tasks", {"job_type": "watch-gap"})
             assert reply.status == 201, reply
             answers.append(time.monotonic())
-        await killing
         client.close()
-        node.start()
-        await asyncio.to_thread(node.wait_ready)
         return max(after - before for before, after in itertools.pairwise(answers))
 
     async def _until_stored(self, number: int) -> float:
@@ -98,18 +105,25 @@ async def _poll(client: Client, worker: str, wait: float = 5) -> dict[str, Any]:
 
 
 async def measure(times: int, source: Path, folder: Path) -> dict[str, list[float]]:
-    """Measure each recovery so many times. Returns seconds by its name."""
-    size = Size(queue_size=1_000_000)
+    """Measure each recovery so many times, first without load and then under it. Returns seconds by its name."""
+    size = Size(queue_size=1_000_000, workers=1)
     arena = Arena(folder, source, size, 1, disk=Disk(folder / "data"), network=Network(), skewed_clocks=False)
     try:
         await arena.start()
         watch = Watch(arena, folder)
-        kinds: dict[str, Callable[[], Awaitable[float]]] = {
+        idle: dict[str, Callable[[], Awaitable[float]]] = {
             "killed worker's task after its lease": watch.killed_worker,
-            "every gateway after Redis answers": watch.restarted_redis,
+            "every gateway after Redis was away for 0.5 s": functools.partial(watch.restarted_redis, 0.5),
+            "every gateway after Redis was away for 10 s": functools.partial(watch.restarted_redis, 10.0),
             "longest gap when a gateway is killed": watch.killed_gateway,
         }
-        return {name: [await once() for _ in range(times)] for name, once in kinds.items()}
+        under_load: dict[str, Callable[[], Awaitable[float]]] = {
+            "longest gap under load": watch.longest_gap,
+            "longest gap when a gateway is killed under load": watch.killed_gateway,
+        }
+        found = {name: [await once() for _ in range(times)] for name, once in idle.items()}
+        await arena.start_clients()
+        return found | {name: [await once() for _ in range(times)] for name, once in under_load.items()}
     finally:
         await arena.stop()
 
