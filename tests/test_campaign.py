@@ -10,57 +10,12 @@ import pytest
 
 from tests.campaign import campaign, mutants
 from tests.campaign.arena import Size
-from tests.campaign.checker import check
-from tests.campaign.contents import Contents, Stored
-from tests.campaign.history import Fault, Operation
+from tests.campaign.contents import Stored
+from tests.campaign.history import Fault
 from tests.campaign.producers import KEYED_QUEUE, LIMITED_QUEUE, PARTITIONED_QUEUE, RATED_QUEUE
+from tests.campaign.stories import TASK, Story
 
 _ROOT = Path(__file__).parents[1]
-_TASK = "order~1"
-
-
-class Story:
-    """A history told by hand, in seconds from its start, of a task with two attempts and leases of ten seconds."""
-
-    def __init__(self) -> None:
-        self.operations: list[Operation] = []
-        self.faults: list[Fault] = []
-        self.left = [Stored(_TASK, "order", "completed", "p1", 1, 2, 100.0, 120.0, "done by t1")]
-        self.keys: dict[str, tuple[str, int]] = {"arq:result:{default:order}1": ("string", 99_000)}
-
-    def add(self, op: str, start: float, end: float, status: int, facts: dict[str, Any], reply: Any = None) -> Story:
-        """Tell of one request."""
-        number = str(len(self.operations))
-        self.operations.append(Operation(number, "w1", op, 0, 100 + start, 100 + end, status, facts, reply or {}))
-        return self
-
-    def enqueue(self, start: float, end: float, status: int = 201, payload: str = "p1", **asked: Any) -> Story:
-        """A producer asks for a task; with 201 it is stored 10 ms before the end."""
-        item = {"job_type": "order", "payload": payload, **asked}
-        state = "scheduled" if "delay_seconds" in asked else "pending"
-        task = {"status": 201, "task_status": state, "id": f"order~{payload[1:]}", "payload": payload}
-        tasks = [{**task, "run_at": 99.99 + end + asked.get("delay_seconds", 0)}] if status == 201 else []
-        return self.add("enqueue", start, end, status, {"items": [item], "key": None}, {"tasks": tasks})
-
-    def poll(
-        self, start: float, end: float, token: str = "t1", attempt: int = 1, payload: str = "p1", lease: float = 10.0
-    ) -> Story:
-        """A worker gets the task, 10 ms before the end."""
-        given = [f"order~{payload[1:]}", token, 99.99 + end, attempt, 2, lease, payload, "normal", 0.0]
-        return self.add("poll", start, end, 200, {"task_type": ["order"], "max": 1}, {"tasks": [given]})
-
-    def report(self, start: float, verb: str = "complete", token: str = "t1", status: int = 200, **more: Any) -> Story:
-        """The worker reports and hears after 100 ms."""
-        said = {"complete": "completed", "fail": "retrying", "release": "pending"}[verb]
-        facts = {"id": _TASK, "lease_token": token, "result": f"done by {token}"}
-        reply = {"status": said} if status == 200 else {"code": "lease_lost"} if status == 409 else {}
-        return self.add(verb, start, start + 0.1, status, facts, reply | more)
-
-    def kinds(self, queue_size: int = 100) -> set[str]:
-        """What the checker finds broken."""
-        contents = Contents({one.id: one for one in self.left}, [], self.keys, {}, {})
-        verdict = check(self.operations, self.faults, contents, gateways=1, queue_size=queue_size)
-        return {violation.kind for violation in verdict.violations}
 
 
 def _straight() -> Story:
@@ -255,7 +210,7 @@ def test_a_task_that_is_handed_out_too_old_after_a_release_is_told() -> None:
 
 def test_a_task_that_expired_too_soon_or_after_its_start_is_told() -> None:
     story = Story().enqueue(0, 1, expires_in_seconds=30)
-    story.left = [Stored(_TASK, "order", "failed", "p1", 1, 2, 100.0, 120.0, error_type="expired")]
+    story.left = [Stored(TASK, "order", "failed", "p1", 1, 2, 100.0, 120.0, error_type="expired")]
     assert story.kinds() >= {"expired too soon", "expired after its start"}
 
 

@@ -1,4 +1,4 @@
-"""The fault campaign's own processes: one that dies is told, and an answer that cannot be read is no end of a client."""
+"""The campaign's own processes: one that dies is told, and an answer that cannot be read is no end of a client."""
 
 from __future__ import annotations
 

@@ -61,6 +61,9 @@ def _told(report: Report) -> str:
         f"{verdict.hand_outs} handed out ({verdict.repeated_per_million:.0f} per million again), "
         f"{verdict.accepted} reports accepted, {verdict.judged_for_order} judged for order, "
         f"longest answer {verdict.longest_seconds:.1f} s",
+        f"  at most {verdict.most_waiting} waited in a queue for certain, {verdict.doubted:.0f} in doubt at a time; "
+        f"{verdict.lapses} lapses in calm moments noticed after {verdict.lapse_median_seconds:.3f} s, worst "
+        f"{verdict.lapse_worst_seconds:.3f} s",
         f"  faults: {report.faults}",
         f"  answers: {verdict.statuses}",
         f"  violations: {len(verdict.violations)}",

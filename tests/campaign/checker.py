@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 
 import msgspec
 
-from tests.campaign import checks_leases, checks_limits, checks_order, checks_outcomes, checks_replies, checks_store
+from tests.campaign import (
+    checks_lapses,
+    checks_leases,
+    checks_limits,
+    checks_order,
+    checks_outcomes,
+    checks_replies,
+    checks_store,
+)
 from tests.campaign.contents import Contents
 from tests.campaign.history import NO_ANSWER, Fault, Operation
 from tests.campaign.timeline import build
@@ -18,7 +27,8 @@ class Verdict(msgspec.Struct):
 
     operations: what was asked for, each item of a batch by itself; hand_outs: leases that a worker saw; repeated:
     those after a lapse, a lost reply or a kill, per million; judged_for_order: first hand-outs whose order could be
-    judged.
+    judged; most_waiting, doubted: see `checks_order.Judged`; lapses: leases that ran out and ended their task while
+    nothing was broken, and how many seconds later that was noticed.
     """
 
     violations: list[Violation]
@@ -30,6 +40,11 @@ class Verdict(msgspec.Struct):
     accepted: int
     repeated_per_million: float
     judged_for_order: int
+    most_waiting: int
+    doubted: float
+    lapses: int
+    lapse_median_seconds: float
+    lapse_worst_seconds: float
     longest_seconds: float
     statuses: dict[str, int]
 
@@ -40,7 +55,9 @@ def check(
     """Hold a history against the invariants."""
     timeline = build(operations, faults, gateways)
     ordered, judged = checks_order.check(timeline, contents, queue_size)
+    late, waits = checks_lapses.check(timeline, contents)
     violations = [
+        *late,
         *checks_leases.check(timeline),
         *checks_outcomes.check(timeline, contents),
         *ordered,
@@ -66,7 +83,12 @@ def check(
         hand_outs=grants,
         accepted=sum(report.status == 200 for reports in timeline.reports.values() for report in reports),
         repeated_per_million=1e6 * repeated / max(grants, 1),
-        judged_for_order=judged,
+        judged_for_order=judged.hand_outs,
+        most_waiting=judged.most_waiting,
+        doubted=judged.doubted,
+        lapses=len(waits),
+        lapse_median_seconds=statistics.median(waits or [0.0]),
+        lapse_worst_seconds=max(waits, default=0.0),
         longest_seconds=max((one.end - one.start for one in operations if one.status), default=0.0),
         statuses=dict(sorted(statuses.items())),
     )

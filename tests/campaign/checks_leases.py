@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.campaign.timeline import ROUNDING_SECONDS, Grant, Report, Timeline, effective
+from tests.campaign.timeline import ROUNDING_SECONDS, Grant, Item, Report, Timeline, asks_for, effective
 from tests.campaign.violations import Violation
 
 # How long after a poll was given up a gateway may still claim for it.
@@ -42,24 +43,28 @@ def _double(task: str, grants: list[Grant]) -> Iterator[Violation]:
 def _attempts(timeline: Timeline, task: str, grants: list[Grant]) -> Iterator[Violation]:
     sent_back = [retry.start for retry in timeline.retries.get(task, ()) if effective(retry)]
     for grant in grants:
-        if not 1 <= grant.attempt <= grant.max_attempts:
-            yield Violation("attempt out of bounds", task, f"{grant.attempt} of {grant.max_attempts}")
+        most = timeline.most_attempts(grant.payload, grant.max_attempts)
+        if not 1 <= grant.attempt <= most or grant.max_attempts != most:
+            yield Violation("attempt out of bounds", task, f"{grant.attempt} of {grant.max_attempts}, asked: {most}")
     if sent_back:
         return
-    if grants[0].attempt > 1 and not _lost_poll(timeline, 0, grants[0].at):
+    if grants[0].attempt > 1 and not lost_poll(timeline, task, 0, grants[0].at):
         yield Violation("attempt without a hand-out", task, f"the first hand-out says {grants[0].attempt}")
     for before, after in itertools.pairwise(grants):
         least = before.attempt + (before.released > after.at)
         if after.attempt < least:
             yield Violation("attempt not counted", task, f"{before.attempt}, then {after.attempt}")
-        if after.attempt > before.attempt + 1 and not _lost_poll(timeline, before.at, after.at):
+        if after.attempt > before.attempt + 1 and not lost_poll(timeline, task, before.at, after.at):
             yield Violation("attempt without a hand-out", task, f"{before.attempt}, then {after.attempt}")
 
 
-def _lost_poll(timeline: Timeline, since: float, until: float) -> bool:
+def lost_poll(timeline: Timeline, task: str, since: float, until: float) -> bool:
+    """Whether a poll without an answer may have been given the task, unseen."""
+    queue = task.partition("~")[0]
     return any(
-        poll.start < until and poll.end + _LATE_CLAIM_SECONDS > since for poll in timeline.lost_polls
-    )  # fmt: skip
+        poll.start < until and poll.end + _LATE_CLAIM_SECONDS > since and asks_for(poll, queue)
+        for poll in timeline.lost_polls
+    )
 
 
 def _early(timeline: Timeline, task: str, grants: list[Grant]) -> Iterator[Violation]:
@@ -75,14 +80,37 @@ def _early(timeline: Timeline, task: str, grants: list[Grant]) -> Iterator[Viola
         yield Violation("handed out early", task, f"{due - grants[0].at:.3f} s before it was due")
     if timeline.retries.get(task):
         return
+    reports: dict[str, list[Report]] = defaultdict(list)
     for report in timeline.reports.get(task, ()):
-        if report.status != 200 or not report.run_at:
+        if report.effective():
+            reports[report.token].append(report)
+    for token, tries in reports.items():
+        grant = timeline.by_token.get(token)
+        if grant is None:
             continue
-        grant = timeline.by_token.get(report.token)
+        due = _due_again(item, tries)
         for other in grants:
-            if grant is not None and other.at > grant.at and other.at < report.run_at - ROUNDING_SECONDS:
-                early = f"{report.run_at - other.at:.3f} s before it was due again"
+            if grant.at < other.at < due - ROUNDING_SECONDS:
+                early = f"{due - other.at:.3f} s before it was due again"
                 yield Violation("handed out early", task, f"{other.token} {early}")
+
+
+def _due_again(item: Item, tries: list[Report]) -> float:
+    """When a task is due again after the tries of one report: as the answers told, and as was asked for."""
+    accepted = [report for report in tries if report.status == 200]
+    told = max((report.run_at for report in accepted), default=0.0)
+    asked = {_delay_asked_for(item, report) for report in tries}
+    if not accepted or len(asked) > 1:
+        return told  # no telling which of them it was
+    return max(told, min(report.start for report in tries) + asked.pop())
+
+
+def _delay_asked_for(item: Item, report: Report) -> float:
+    if report.verb == "release":
+        return float(report.facts.get("delay_seconds", 0))
+    backoff = item.asked.get("retry", {})
+    usual = backoff.get("base_seconds", 0) if backoff.get("backoff") == "fixed" else 0
+    return float(report.facts.get("retry_in_seconds", usual)) if report.verb == "fail" else 0.0
 
 
 def _stale(timeline: Timeline, reports: list[Report]) -> Iterator[Violation]:
@@ -115,8 +143,10 @@ def _too_late(timeline: Timeline, report: Report, start: float) -> Iterator[Viol
     grant = timeline.by_token.get(report.token)
     if grant is None:
         return
-    if report.verb != "heartbeat" and start > grant.until_most + ROUNDING_SECONDS:
-        late = f"{start - grant.until_most:.3f} s after the end of its lease"
+    # What a heartbeat itself made of the lease does not count for it.
+    end = min(grant.until_most, report.lease_end)
+    if start > end + ROUNDING_SECONDS:
+        late = f"{start - end:.3f} s after the end of its lease"
         yield Violation("stale report accepted", report.task, f"{report.verb} {late}")
     for other in timeline.grants[report.task]:
         if other.at > grant.at and start > other.at + ROUNDING_SECONDS:

@@ -17,7 +17,7 @@ import msgspec
 from tests.campaign.contents import Contents
 from tests.campaign.history import NO_ANSWER, Fault, Operation
 from tests.campaign.producers import ORDERED_QUEUES, PARTITIONED_QUEUE, PRIORITIES
-from tests.campaign.timeline import ROUNDING_SECONDS, Timeline, effective, place_of
+from tests.campaign.timeline import ROUNDING_SECONDS, Timeline, asks_for, effective, place_of
 from tests.campaign.violations import Violation
 
 # A gateway puts back what it claimed for a client that is gone; it gives up on Redis after a few seconds.
@@ -33,16 +33,28 @@ class _First(msgspec.Struct):
     judged: bool
 
 
-def check(timeline: Timeline, contents: Contents, queue_size: int) -> tuple[list[Violation], int]:
-    """Return every broken promise about order and bounds, and how many hand-outs could be judged for order."""
-    found, judged = [], 0
+class Judged(msgspec.Struct):
+    """How much could be judged. hand_outs: for order.
+
+    most_waiting: the most tasks of one queue that waited for certain; doubted: how many of a queue's bound were left
+    out at a time, the mean over the load and all queues, since a poll without an answer may have held them.
+    """
+
+    hand_outs: int = 0
+    most_waiting: int = 0
+    doubted: float = 0.0
+
+
+def check(timeline: Timeline, contents: Contents, queue_size: int) -> tuple[list[Violation], Judged]:
+    """Return every broken promise about order and bounds, and how much could be judged."""
+    found, judged = [], Judged()
     for queue in ORDERED_QUEUES:
         doubts = _doubts(timeline, queue)
         for firsts in _first_grants(timeline, queue):
             certain = [first for first in firsts if not _within(doubts, first.at)]
             found += _order(firsts, certain)
-            judged += len(certain)
-    found += _overshoot(timeline, queue_size)
+            judged.hand_outs += len(certain)
+    found += _overshoot(timeline, queue_size, judged)
     found += _unique(timeline, contents)
     return found, judged
 
@@ -66,17 +78,9 @@ def _first_grants(timeline: Timeline, queue: str) -> list[list[_First]]:
 
 def _doubts(timeline: Timeline, queue: str) -> list[tuple[float, float]]:
     """When a claim whose answer was lost may have taken a task away for a while, its attempt uncounted."""
-    kills: dict[str, list[Fault]] = defaultdict(list)
-    for fault in timeline.faults:
-        if fault.name == "gateway_kill":
-            kills[fault.target].append(fault)
     # A gateway that is stopped sends polls home and puts back what it was about to give them.
     spans = [(fault.at, fault.until) for fault in timeline.faults if fault.name == "gateway_term"]
-    for poll in timeline.lost_polls:
-        # What died with its gateway is not put back: its lease lapses, and the attempt counts. So with a 503.
-        unknown = poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)])
-        if unknown and queue in _queues(poll):
-            spans.append((poll.start, poll.end + _HAND_BACK_SECONDS))
+    spans += [(poll.start, poll.end + _HAND_BACK_SECONDS) for poll in _holders(timeline) if asks_for(poll, queue)]
     merged: list[tuple[float, float]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -86,9 +90,30 @@ def _doubts(timeline: Timeline, queue: str) -> list[tuple[float, float]]:
     return merged
 
 
-def _queues(poll: Operation) -> list[str]:
-    asked = poll.facts.get("next", poll.facts)
-    return asked.get("task_type") or [*ORDERED_QUEUES]
+def _holders(timeline: Timeline) -> list[Operation]:
+    """Polls without an answer that may have taken tasks away, to be put back with their attempts uncounted.
+
+    What died with its gateway is not put back: its lease lapses, and the attempt counts. So with a 503.
+    """
+    kills: dict[str, list[Fault]] = defaultdict(list)
+    for fault in timeline.faults:
+        if fault.name == "gateway_kill":
+            kills[fault.target].append(fault)
+    return [
+        poll for poll in timeline.lost_polls
+        if poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)])
+    ]  # fmt: skip
+
+
+def _sent_home(timeline: Timeline) -> list[Operation]:
+    """Polls at a gateway while it stopped: what it was about to give them it put back."""
+    stops = [fault for fault in timeline.faults if fault.name == "gateway_term"]
+    return [
+        one for one in (timeline.operations if stops else ())
+        if (one.op == "poll" or "next" in one.facts)
+        and any(timeline.gateway_of(one) == stop.target and one.start < stop.until and stop.at < one.end
+                for stop in stops)
+    ]  # fmt: skip
 
 
 def _killed(poll: Operation, kills: list[Fault]) -> bool:
@@ -124,7 +149,7 @@ def _order(firsts: list[_First], certain: list[_First]) -> Iterator[Violation]:
         later.append(first)
 
 
-def _overshoot(timeline: Timeline, queue_size: int) -> Iterator[Violation]:
+def _overshoot(timeline: Timeline, queue_size: int, judged: Judged) -> Iterator[Violation]:
     """Count tasks that were waiting for certain: stored, and not yet given to anyone."""
     changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for item in timeline.items.values():
@@ -138,11 +163,17 @@ def _overshoot(timeline: Timeline, queue_size: int) -> Iterator[Violation]:
             continue
         if min(leaves) > item.end:
             changes[item.asked["job_type"]] += [(item.end, 1), (min(leaves), -1)]
-    for poll in timeline.lost_polls:
+    load = [one.start for one in timeline.operations if not one.client.startswith("drain")]
+    first, last = min(load, default=0.0), max(load, default=0.0)
+    for poll in (*_holders(timeline), *_sent_home(timeline)):
         for queue in changes:
-            # It may have taken as many away for a while.
-            most = poll.facts.get("next", poll.facts).get("max", 1)
-            changes[queue] += [(poll.start, -most), (poll.end + _HAND_BACK_SECONDS, most)]
+            if asks_for(poll, queue):
+                # It may have taken as many away for a while.
+                most = poll.facts.get("next", poll.facts).get("max", 1)
+                end = poll.end + _HAND_BACK_SECONDS
+                changes[queue] += [(poll.start, -most), (end, most)]
+                judged.doubted += most * max(0.0, min(end, last) - poll.start)
+    judged.doubted /= max(1, len(changes)) * max(1.0, last - first)
     # What waits in partitions from before a change stands beside the bound: docs/reliability.md names it.
     changed = min((fault.at for fault in timeline.faults if fault.name == "repartition"), default=float("inf"))
     for queue, moves in changes.items():
@@ -151,6 +182,7 @@ def _overshoot(timeline: Timeline, queue_size: int) -> Iterator[Violation]:
             if queue == PARTITIONED_QUEUE and at > changed:
                 break
             waiting += change
+            judged.most_waiting = max(judged.most_waiting, waiting)
             if waiting > queue_size:
                 yield Violation("queue bound overshot", "", f"{queue}: {waiting} of {queue_size} at {at:.3f}")
                 break

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from tests.campaign.checks_lapses import LAPSES
+from tests.campaign.checks_leases import lost_poll
 from tests.campaign.contents import FINAL, Contents, Stored
 from tests.campaign.timeline import Report, Timeline, effective
 from tests.campaign.violations import Violation
+
+# What workers of the campaign say.
+_SAID = ("Trouble", "")
 
 
 def check(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
@@ -34,9 +39,6 @@ def _sent_back(timeline: Timeline, task: str) -> bool:
 def _short_lived(timeline: Timeline, task: str) -> bool:
     given = [timeline.items.get(grant.payload) for grant in timeline.grants.get(task, ())]
     asked = [timeline.asked(task), *(item.asked for item in given if item is not None)]
-    key = next((one.get("unique_key") for one in asked if one.get("unique_key")), None)
-    if key is not None:
-        asked += [item.asked for item in timeline.items.values() if item.asked.get("unique_key") == key]
     return any(one.get("retention_seconds") == 0 for one in asked)
 
 
@@ -71,9 +73,12 @@ def _strangers(timeline: Timeline, contents: Contents) -> Iterator[Violation]:
         if made is not None and made.payload != stored.payload and not made.asked.get("unique_key"):
             yield Violation("payload changed", stored.id, f"{made.payload[:40]} is {stored.payload[:40]}")
     for task, grants in timeline.grants.items():
+        made = timeline.made.get(task)
         for grant in grants:
             if grant.payload not in timeline.items:
                 yield Violation("task that nobody asked for", task, grant.payload[:40])
+            elif made is not None and made.payload != grant.payload and not made.asked.get("unique_key"):
+                yield Violation("payload changed", task, f"{made.payload[:40]} handed out as {grant.payload[:40]}")
     for item in timeline.items.values():
         if len(item.ids) > 1 and not item.asked.get("unique_key"):
             yield Violation("one key, two tasks", min(item.ids), f"{sorted(item.ids)}")
@@ -114,17 +119,32 @@ def _final_state(timeline: Timeline, stored: Stored) -> Iterator[Violation]:
     if stored.status not in FINAL:
         yield Violation("stuck", stored.id, f"still {stored.status} after two drains")
         return
-    if stored.attempt > stored.max_attempts:
-        yield Violation("attempt out of bounds", stored.id, f"{stored.attempt} of {stored.max_attempts}")
-    reports = timeline.reports.get(stored.id, ())
-    if stored.status == "completed" and not any(
-        report.verb == "complete" and report.effective() for report in reports
-    ):  # fmt: skip
+    most = timeline.most_attempts(stored.payload, stored.max_attempts)
+    attempts = f"{stored.attempt} of {stored.max_attempts}, asked: {most}"
+    if stored.attempt > most:
+        yield Violation("attempt out of bounds", stored.id, attempts)
+    yield from _attempts_at_the_end(timeline, stored)
+    reports = [report for report in timeline.reports.get(stored.id, ()) if report.effective()]
+    verbs = {report.verb for report in reports}
+    if stored.status == "completed" and "complete" not in verbs:
         yield Violation("completed by nobody", stored.id, repr(stored.result)[:60])
+    if stored.status == "cancelled" and not any(effective(one) for one in timeline.cancels.get(stored.id, ())):
+        yield Violation("cancelled by nobody", stored.id, stored.error_type)
     if stored.status == "failed":
-        reason, attempts = stored.error_type, f"{stored.attempt} of {stored.max_attempts}"
-        used_up = stored.attempt == stored.max_attempts
-        told = any(r.verb == "fail" and r.effective() and r.facts.get("retryable") is False for r in reports)
-        enough = used_up if reason in ("lease_lapsed", "timeout") else used_up or told
-        if reason == "corrupt" or (reason in ("lease_lapsed", "timeout", "Trouble", "") and not enough):
+        reason, used_up = stored.error_type, stored.attempt >= most
+        for_good = any(report.verb == "fail" and report.facts.get("retryable") is False for report in reports)
+        said = reason in _SAID and "fail" in verbs
+        if not said and reason not in ("corrupt", "expired", *LAPSES):
+            yield Violation("failed by nobody", stored.id, f"{reason!r} at {attempts}")
+        elif reason == "corrupt" or (reason in LAPSES and not used_up) or (said and not used_up and not for_good):
             yield Violation("failed too soon", stored.id, f"{reason} at {attempts}")
+
+
+def _attempts_at_the_end(timeline: Timeline, stored: Stored) -> Iterator[Violation]:
+    """Whatever was counted was handed out, to somebody who saw it or by a poll without an answer."""
+    if _sent_back(timeline, stored.id):
+        return
+    grants = timeline.grants.get(stored.id, [])
+    seen, since = (grants[-1].attempt, grants[-1].at) if grants else (0, 0.0)
+    if stored.attempt > seen and not lost_poll(timeline, stored.id, since, float("inf")):
+        yield Violation("attempt without a hand-out", stored.id, f"{seen}, at the end {stored.attempt}")

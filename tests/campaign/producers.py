@@ -110,6 +110,9 @@ class Producer:
         if "concurrency_key" not in task and rng.random() < 0.12:
             # Some that many ask for, and some that nobody will ask for again.
             task["unique_key"] = rng.choice((f"k{rng.randrange(4)}", f"only {payload[:40]}"))
+            if task["unique_key"].startswith("k"):
+                # Whose task it would be that is forgotten so soon, nobody could tell.
+                task.pop("retention_seconds", None)
             task["unique_until"] = rng.choice(("finished", "finished", "started"))
             task["on_conflict"] = rng.choice(("return", "reject", "replace"))
         return task

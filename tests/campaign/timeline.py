@@ -18,6 +18,8 @@ LONGEST_LEASE_SECONDS = 2.0
 # Times in replies are whole milliseconds.
 ROUNDING_SECONDS = 0.002
 REPORTS = ("complete", "fail", "release")
+# The gateway's default.
+_MAX_ATTEMPTS = 25
 _WITHOUT_EFFECT = frozenset(("queue_full", "store_full", "shutting_down", "request_running"))
 _NEVER_SENT = ("ConnectionRefusedError", "FileNotFoundError")
 
@@ -61,7 +63,10 @@ class Grant(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """One report. outcome: the task's status that the answer told."""
+    """One report. outcome: the task's status that the answer told.
+
+    lease_end: of a heartbeat: when the lease ended at the latest, by what was known before it.
+    """
 
     task: str
     token: str
@@ -73,6 +78,7 @@ class Report(msgspec.Struct):
     outcome: str = ""
     run_at: float = 0.0
     code: str = ""
+    lease_end: float = float("inf")
 
     def effective(self) -> bool:
         """Whether it may have taken effect."""
@@ -105,12 +111,28 @@ class Timeline(msgspec.Struct):
         made = self.made.get(task)
         return made.asked if made else {}
 
+    def most_attempts(self, payload: str, told: int) -> int:
+        """How many attempts a task may have, as its producer asked. told: by the gateway.
+
+        One with a unique key may have taken another's place, and that one's attempts with it.
+        """
+        item = self.items.get(payload)
+        if item is None or item.asked.get("unique_key"):
+            return told
+        return int(item.asked.get("max_attempts", _MAX_ATTEMPTS))
+
 
 def place_of(task: str) -> str:
     """Name the partition that a task stands in, by its id: the queue itself, or `<queue>/<number>`."""
     queue, _, name = task.partition("~")
     number, _, _ = name.rpartition(".")
     return f"{queue}/{number}" if number else queue
+
+
+def asks_for(poll: Operation, queue: str) -> bool:
+    """Whether a poll, or one that comes with a report, asks for tasks of a queue."""
+    named = poll.facts.get("next", poll.facts).get("task_type")
+    return not named or queue in named
 
 
 def effective(operation: Operation) -> bool:
@@ -227,7 +249,7 @@ def _note_reports(timeline: Timeline, operation: Operation) -> None:
     elif operation.op in ("heartbeat", "heartbeats"):
         leases = facts.get("leases") or [facts]
         entries = reply.get("leases") or [[operation.status, 0]] * len(leases)
-        for one, (status, lease_seconds) in zip(leases, entries, strict=True):
+        for one, (status, lease_seconds, *_) in zip(leases, entries, strict=True):
             report = Report(
                 one["id"], one["lease_token"], "heartbeat", operation.start, operation.end, status,
                 {"lease_seconds": lease_seconds, "asked": one.get("lease_seconds")}, code=_why(reply),
@@ -246,6 +268,7 @@ def _bound_leases(timeline: Timeline) -> None:
         if grant is None:
             continue
         for beat in beats:
+            beat.lease_end = grant.until_most
             if beat.status == 200:
                 # It may shorten the lease, too.
                 grant.until_least = min(beat.start + beat.facts["lease_seconds"], grant.shortened)

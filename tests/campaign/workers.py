@@ -223,6 +223,7 @@ def _settled(body: dict[str, Any]) -> dict[str, Any]:
             "status": entry["status"],
             "task_status": entry.get("task_status"),
             "run_at": unix(entry["run_at"]) if entry.get("run_at") else None,
+            "code": _code(entry),
         }
         for entry in body["outcomes"]
     ]
@@ -230,8 +231,13 @@ def _settled(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(body: dict[str, Any]) -> dict[str, Any]:
-    return {"leases": [[entry["status"], entry.get("lease_seconds", 0)] for entry in body["leases"]]}
+    return {"leases": [[one["status"], one.get("lease_seconds", 0), _code(one)] for one in body["leases"]]}
+
+
+def _code(entry: dict[str, Any]) -> str:
+    """Why an entry of a batch was refused; '' when it was not."""
+    return str(entry["error"]["code"]) if entry["status"] >= 400 else ""
 
 
 def _kept_one(body: dict[str, Any]) -> dict[str, Any]:
-    return {"leases": [[200, body["lease_seconds"]]]}
+    return {"leases": [[200, body["lease_seconds"], ""]]}
