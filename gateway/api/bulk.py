@@ -11,8 +11,8 @@ from gateway.api import messages
 from gateway.api.audit import audit
 from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
+from gateway.api.ids import queues_of
 from gateway.api.messages import BulkReply, TaskFilter
-from gateway.api.producers import queues_of
 from gateway.api.replies import encode
 from gateway.api.times import NO_TIME, parse_time
 from gateway.errors import InvalidMember, QuotaExceeded, Refusal, StoreFull, StoreUnavailable

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from gateway import __version__, metrics
 from gateway.api.endpoint import Call, Reply
 from gateway.api.guard import Guard
+from gateway.api.ids import queue_named
 from gateway.api.messages import HealthReply, LiveReply, QueueList, QueueRecord, ReadyReply
 from gateway.api.replies import encode
-from gateway.errors import InvalidId, QueueNotFound, Refusal, StoreUnavailable
+from gateway.errors import QueueNotFound, Refusal, StoreUnavailable
 from gateway.metrics import Metrics
 from gateway.redis_watch import RedisWatch
 from gateway.store.inspector import Inspector, QueueStats, together
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import TaskManager
-from gateway.tasks import DEFAULT_TENANT, JOB_TYPE, JOB_TYPE_RULE, Queue
+from gateway.tasks import DEFAULT_TENANT, Queue
 
 _FRESH_SECONDS = 0.5
 _PROBE_SECONDS = 2.0
@@ -132,9 +133,7 @@ class Operators:
     async def queue(self, call: Call) -> Reply:
         """GET /queues/{job_type}. 200, 400, 404."""
         call.query()
-        if not JOB_TYPE.fullmatch(call.id):
-            raise InvalidId(JOB_TYPE_RULE)
-        queue = call.identity.queue(call.id)
+        queue = queue_named(call)
         stats = together(await self._inspector.stats(await self._store.parts(queue)))
         known = any((stats.ready, stats.due, stats.leased, stats.totals))
         if not known and not (await self._store.settings(queue)).version:

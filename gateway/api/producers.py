@@ -14,6 +14,7 @@ from msgspec import Raw, UnsetType
 from gateway.api import problems
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
+from gateway.api.ids import queue_of, queues_of
 from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
 from gateway.api.replies import encode, status_names, task_reply
 from gateway.api.times import NO_TIME, parse_ahead, parse_time
@@ -21,7 +22,6 @@ from gateway.errors import (
     BatchRefused,
     BatchTooLarge,
     InternalError,
-    InvalidId,
     InvalidMember,
     InvalidParameter,
     Refusal,
@@ -42,8 +42,6 @@ from gateway.store.task_store import TaskStore
 from gateway.task_manager import TaskManager
 from gateway.tasks import (
     DEFAULT_JOB_TYPE,
-    ID,
-    ID_RULE,
     JOB_TYPE,
     PRIORITIES,
     WORKER_ID,
@@ -53,7 +51,6 @@ from gateway.tasks import (
     TaskSpec,
     Unique,
     is_final,
-    split_id,
 )
 
 MAX_BATCH = 1000
@@ -491,28 +488,6 @@ def _run_at(text: str, where: str) -> int:
 def _lines(body: bytes) -> list[bytes]:
     lines = [line.strip() for line in body.split(b"\n")]
     return [line for line in lines if line]
-
-
-def queue_of(call: Call, task_id: str) -> Queue:
-    """The caller's queue of a public id; another tenant's task is not found in it.
-
-    Raises InvalidId (malformed), TaskNotFound (it can be nobody's), ForbiddenJobType.
-    """
-    if not ID.fullmatch(task_id):
-        raise InvalidId(ID_RULE)
-    parts = split_id(task_id)
-    if parts is None:
-        raise TaskNotFound(task_id)
-    queue = call.identity.queue(parts.job_type)
-    return queue.part(parts.partition) if parts.partition else queue
-
-
-async def queues_of(call: Call, store: TaskStore, registry: Registry, job_type: str | None) -> list[Queue]:
-    """The caller's queues, each partition of them: of one job_type, or all it may touch. Raises ForbiddenJobType."""
-    if job_type is not None:
-        return await store.parts(call.identity.queue(job_type))
-    found = await registry.queues(call.identity.tenant)
-    return [queue for queue in found if call.identity.may_use(queue.job_type)]
 
 
 def _flag(query: dict[str, list[str]], name: str) -> bool:

@@ -20,12 +20,12 @@ from gateway.api.audit import audit
 from gateway.api.bulk import MAX_TASKS, PAGE_TASKS, filter_of, room_for
 from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
+from gateway.api.ids import queue_named
 from gateway.api.messages import BulkReply, TaskFilter
 from gateway.api.producers import retry_policy
 from gateway.api.replies import encode, retry_rule
 from gateway.api.times import format_time, parse_ahead
 from gateway.errors import (
-    InvalidId,
     InvalidMember,
     Refusal,
     SettingsChanged,
@@ -39,7 +39,7 @@ from gateway.store.calls import StaleSettings
 from gateway.store.inspector import Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
-from gateway.tasks import JOB_TYPE, JOB_TYPE_RULE, Queue, Status
+from gateway.tasks import Queue, Status
 
 _PATCH_TRIES = 5
 _FAILED = frozenset({Status.FAILED})
@@ -63,12 +63,12 @@ class QueueAdmin:
     async def settings(self, call: Call) -> Reply:
         """GET /queues/{job_type}/settings. 200, 400."""
         call.query()
-        queue = _queue_of(call)
+        queue = queue_named(call)
         return self._reply(queue, await self._store.settings(queue))
 
     async def put(self, call: Call) -> Reply:
         """PUT /queues/{job_type}. 200 the settings, 400, 413, 415."""
-        queue = _queue_of(call)
+        queue = queue_named(call)
         given = await read_message(call, _settings, self._max_body_bytes)
         settings = _changed(QueueSettings(), given)
         await self._limits.check_queues(queue.tenant, {queue})
@@ -79,7 +79,7 @@ class QueueAdmin:
 
     async def patch(self, call: Call) -> Reply:
         """PATCH /queues/{job_type}. 200 the settings, 400, 409, 413, 415."""
-        queue = _queue_of(call)
+        queue = queue_named(call)
         given = await read_message(call, _settings, self._max_body_bytes)
         await self._limits.check_queues(queue.tenant, {queue})
         for _ in range(_PATCH_TRIES):
@@ -96,7 +96,7 @@ class QueueAdmin:
 
     async def pause(self, call: Call) -> Reply:
         """POST /queues/{job_type}/pause. 200 the settings, 400, 415."""
-        queue = _queue_of(call)
+        queue = queue_named(call)
         call.query()
         given = await read_message(call, _pause, self._max_body_bytes) if _has_body(call) else Pause()
         until_ms = FOR_EVER_MS
@@ -116,21 +116,21 @@ class QueueAdmin:
     async def resume(self, call: Call) -> Reply:
         """POST /queues/{job_type}/resume. 200 the settings, 400."""
         call.query()
-        queue = _queue_of(call)
+        queue = queue_named(call)
         changed = await self._store.configure(queue, None, pause=0)
         return self._done(call, queue, "resumed a queue", changed)
 
     async def purge(self, call: Call) -> Reply:
         """POST /queues/{job_type}/purge. 200 with a count, 400."""
         call.query()
-        queue = _queue_of(call)
+        queue = queue_named(call)
         purged = await self._store.purge(queue)
         audit(call, "purged a queue", job_type=queue.job_type, purged=purged)
         return Reply(200, encode(Purged(purged=purged)))
 
     async def redrive(self, call: Call) -> Reply:
         """POST /queues/{job_type}/redrive. 200 with counts, 400, 413, 415, 429."""
-        queue = _queue_of(call)
+        queue = queue_named(call)
         call.query()
         given = await read_message(call, _redrive, self._max_body_bytes) if _has_body(call) else Redrive()
         chosen = given.filter or TaskFilter()
@@ -208,12 +208,6 @@ def settings_reply(queue: Queue, settings: QueueSettings, queue_limit: int, now_
         paused_until=format_time(settings.paused_until_ms) if ends else None,
         version=settings.version,
     )
-
-
-def _queue_of(call: Call) -> Queue:
-    if not JOB_TYPE.fullmatch(call.id):
-        raise InvalidId(JOB_TYPE_RULE)
-    return call.identity.queue(call.id)
 
 
 def _has_body(call: Call) -> bool:

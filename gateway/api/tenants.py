@@ -8,12 +8,12 @@ from gateway.api.admin_messages import LimitsReply, NewLimits, TenantList, Tenan
 from gateway.api.audit import audit
 from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
+from gateway.api.ids import tenant_of
 from gateway.api.replies import encode
-from gateway.errors import ForbiddenTenant, InvalidId
+from gateway.errors import ForbiddenTenant
 from gateway.limits import TenantLimits
 from gateway.store.registry import Registry
 from gateway.store.tenants import Limits, Tenants
-from gateway.tasks import TENANT, TENANT_RULE
 
 _new_limits = msgspec.json.Decoder(NewLimits)
 
@@ -38,7 +38,7 @@ class TenantDesk:
     async def get(self, call: Call) -> Reply:
         """GET /tenants/{tenant}. 200, 400, 403."""
         call.query()
-        tenant = _tenant_of(call)
+        tenant = tenant_of(call)
         if tenant != call.identity.tenant and not call.identity.operates:
             raise ForbiddenTenant()
         return await self._reply(tenant)
@@ -46,7 +46,7 @@ class TenantDesk:
     async def put(self, call: Call) -> Reply:
         """PUT /tenants/{tenant}. 200 what it may and holds, 400, 403, 413, 415."""
         call.query()
-        tenant = _tenant_of(call)
+        tenant = tenant_of(call)
         if not call.identity.operates:
             raise ForbiddenTenant()
         given = await read_message(call, _new_limits, self._max_body_bytes)
@@ -64,9 +64,3 @@ class TenantDesk:
             tenant=tenant, limits=limits, own=own, queues=queues, pending=pending, stored_bytes=stored_bytes
         )
         return Reply(200, encode(record))
-
-
-def _tenant_of(call: Call) -> str:
-    if not TENANT.fullmatch(call.id):
-        raise InvalidId(TENANT_RULE)
-    return call.id

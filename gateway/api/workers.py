@@ -12,6 +12,7 @@ from gateway.api import problems
 from gateway.api.audit import audit
 from gateway.api.codec import raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
+from gateway.api.ids import queue_of, queues_of, worker_of
 from gateway.api.messages import (
     Complete,
     DirectiveReply,
@@ -36,15 +37,14 @@ from gateway.api.messages import (
     WorkerList,
     WorkerRecord,
 )
-from gateway.api.producers import queue_of, queues_of
 from gateway.api.replies import encode, leased_reply
 from gateway.api.times import format_time
-from gateway.errors import ForbiddenJobType, InvalidId, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
+from gateway.errors import ForbiddenJobType, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
 from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
-from gateway.tasks import WORKER_ID, WORKER_ID_RULE, LeasedTask, Queue
+from gateway.tasks import LeasedTask, Queue
 
 DEFAULT_WAIT_SECONDS = 25.0
 MAX_TYPES = 100
@@ -179,7 +179,7 @@ class Workers:
     async def sign_off(self, call: Call) -> Reply:
         """DELETE /workers/{id}. 200 with how many leases went back, 400, 404."""
         call.query()
-        worker_id = _worker_of(call)
+        worker_id = worker_of(call)
         whole = not call.identity.job_types
         if whole:
             self._manager.send_home(call.identity.tenant, worker_id)
@@ -203,7 +203,7 @@ class Workers:
 
     async def _direct(self, call: Call, directive: DirectiveName) -> Reply:
         call.query()
-        worker_id = _worker_of(call)
+        worker_id = worker_of(call)
         if call.identity.job_types:
             raise ForbiddenJobType("*")
         await self._registry.direct(call.identity.tenant, worker_id, directive)
@@ -324,12 +324,6 @@ async def _when_gone(call: Call, hang_up: Any) -> None:
     while (await call.receive())["type"] != "http.disconnect":
         pass
     hang_up()
-
-
-def _worker_of(call: Call) -> str:
-    if not WORKER_ID.fullmatch(call.id):
-        raise InvalidId(WORKER_ID_RULE)
-    return call.id
 
 
 def _types(message: Poll | Next) -> list[str]:
