@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
-from gateway.api import problems
+from gateway.api import parameters, problems
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queue_of, queues_of
 from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
-from gateway.api.replies import encode, status_names, task_reply
-from gateway.api.times import NO_TIME, parse_ahead, parse_time
+from gateway.api.replies import encode, task_reply
+from gateway.api.times import parse_ahead
 from gateway.errors import (
     BatchRefused,
     BatchTooLarge,
@@ -46,7 +46,6 @@ from gateway.tasks import (
     PRIORITIES,
     WORKER_ID,
     Queue,
-    Status,
     Task,
     TaskSpec,
     Unique,
@@ -96,7 +95,7 @@ class Producers:
         query = call.query("atomic") if call.scope["query_string"] else {}
         key = _idempotency_key(call)
         body = await call.body(self._max_body_bytes)
-        atomic = _flag(query, "atomic")
+        atomic = parameters.flag(query, "atomic")
         specs, single = _specs(call, body, media)
         if not single:
             self._limits.check_batch(call.identity.tenant, len(specs))
@@ -144,18 +143,18 @@ class Producers:
             repeated=("tag",),
         )  # fmt: skip
         one = {name: values[0] for name, values in query.items()}
-        limit = _number(one.get("limit", "50"), "limit", 1, 200)
+        limit = parameters.number(one.get("limit", "50"), "limit", 1, 200)
         which = Filter(
-            statuses=_statuses(one.get("status")),
-            tags=tuple(_tag(text) for text in query.get("tag", ())),
-            worker_id=_matching(one.get("worker_id"), "worker_id", WORKER_ID),
-            created_after_ms=_time(one.get("created_after"), "created_after"),
-            created_before_ms=_time(one.get("created_before"), "created_before"),
+            statuses=parameters.statuses(one.get("status")),
+            tags=tuple(parameters.tag(text) for text in query.get("tag", ())),
+            worker_id=parameters.matching(one.get("worker_id"), "worker_id", WORKER_ID),
+            created_after_ms=parameters.time(one.get("created_after"), "created_after"),
+            created_before_ms=parameters.time(one.get("created_before"), "created_before"),
         )
         if "type" in one and one.get("job_type", one["type"]) != one["type"]:
             raise InvalidParameter("type", "differs from job_type; they are one parameter")
         name = "job_type" if "job_type" in one else "type"
-        job_type = _matching(one.get(name), name, JOB_TYPE)
+        job_type = parameters.matching(one.get(name), name, JOB_TYPE)
         queues = await queues_of(call, self._store, self._registry, job_type)
         tasks, cursor = await self._inspector.page(queues, which, limit, one.get("cursor"))
         reply = TaskList(tasks=[task_reply(task, jobs=call.jobs) for task in tasks], next_cursor=cursor)
@@ -217,7 +216,7 @@ class Producers:
             applied = ((b"preference-applied", b"wait=%d" % seconds),)
         hold_seconds: float | None = seconds
         if "wait" in query:
-            hold_seconds = _decimal(query["wait"][0], "wait", 0, MAX_WAIT_SECONDS)
+            hold_seconds = parameters.decimal(query["wait"][0], "wait", 0, MAX_WAIT_SECONDS)
         task = await self._inspector.get(queue, task_id)
         if hold_seconds and not is_final(task.status):
             task = await self._await_end(call, queue, task, hold_seconds)
@@ -488,59 +487,6 @@ def _run_at(text: str, where: str) -> int:
 def _lines(body: bytes) -> list[bytes]:
     lines = [line.strip() for line in body.split(b"\n")]
     return [line for line in lines if line]
-
-
-def _flag(query: dict[str, list[str]], name: str) -> bool:
-    text = query.get(name, ["false"])[0]
-    if text not in ("true", "false", "1", "0"):
-        raise InvalidParameter(name, "is true or false")
-    return text in ("true", "1")
-
-
-def _number(text: str, name: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or not low <= int(text) <= high:
-        raise InvalidParameter(name, f"is a whole number from {low} to {high}")
-    return int(text)
-
-
-def _decimal(text: str, name: str, low: float, high: float) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or not low <= float(text) <= high:
-        raise InvalidParameter(name, f"is a number of seconds from {low:g} to {high:g}")
-    return float(text)
-
-
-def _time(text: str | None, name: str) -> int | None:
-    if text is None:
-        return None
-    # A + of the zone that was not percent-encoded arrives as a space.
-    at_ms = parse_time(text if "+" in text or " " not in text[19:] else text[:19] + text[19:].replace(" ", "+"))
-    if at_ms is None:
-        raise InvalidParameter(name, NO_TIME)
-    return at_ms
-
-
-def _matching(text: str | None, name: str, pattern: re.Pattern[str]) -> str | None:
-    if text is not None and not pattern.fullmatch(text):
-        raise InvalidParameter(name, "has characters or a length that no such name has")
-    return text
-
-
-def _statuses(text: str | None) -> frozenset[Status] | None:
-    if text is None:
-        return None
-    statuses = status_names(text)
-    if statuses is None:
-        raise InvalidParameter(
-            "status", "is one or more of scheduled, pending, processing, retrying, completed, failed, cancelled"
-        )
-    return statuses
-
-
-def _tag(text: str) -> tuple[str, str]:
-    name, mark, value = text.partition(":")
-    if not mark or not name:
-        raise InvalidParameter("tag", "is name:value")
-    return name, value
 
 
 def _preferred_wait(call: Call) -> int | None:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw
 from gateway.api.messages import AttemptRecord, LeasedTaskReply, LogRecord, Priority, RetryRule, TaskReply
 from gateway.api.times import format_time
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
-from gateway.tasks import PRIORITIES, LeasedTask, Status, Task
+from gateway.tasks import PRIORITIES, LeasedTask, Task
 
 encode = msgspec.json.Encoder().encode
 _PRIORITIES: tuple[Priority, ...] = ("critical", "high", "normal", "low")
@@ -116,11 +116,3 @@ def retry_rule(policy: RetryPolicy) -> RetryRule:
         max_seconds=policy.max_seconds,
         jitter=policy.jitter,
     )
-
-
-def status_names(text: str) -> frozenset[Status] | None:
-    """Read `status=` of a list: names, separated by commas. None: one of them is none of ours."""
-    try:
-        return frozenset(Status(name) for name in text.split(","))
-    except ValueError:
-        return None
