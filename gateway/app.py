@@ -21,6 +21,7 @@ from gateway.api.producers import Producers
 from gateway.api.queue_admin import QueueAdmin
 from gateway.api.routing import Router
 from gateway.api.tenants import TenantDesk
+from gateway.api.waits import Waits
 from gateway.api.workers import Workers
 from gateway.authentication import Authenticator
 from gateway.background import Sweeper
@@ -92,8 +93,9 @@ class GatewayApp(Starlette):
         self.watch.on_refusal = refuse
         body = settings.max_body_bytes
         self.idempotency = Idempotency(self.connections.redis, keys, clock, self.connections.replicas)
+        waits = Waits(self.inspector, self.manager)
         producers = Producers(
-            self.store, self.inspector, self.registry, self.manager, self.idempotency, self.limits, body
+            self.store, self.inspector, self.registry, self.manager, waits, self.idempotency, self.limits, body
         )
         queues = QueueAdmin(self.store, self.inspector, self.registry, self.limits, body)
         key_ring = KeyRing(self.api_keys, body)

@@ -18,6 +18,7 @@ from gateway.api.ids import queue_of, queues_of
 from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
 from gateway.api.replies import encode, task_reply
 from gateway.api.times import parse_ahead
+from gateway.api.waits import MAX_WAIT_SECONDS, Waits, preferred_wait
 from gateway.errors import (
     BatchRefused,
     BatchTooLarge,
@@ -53,13 +54,11 @@ from gateway.tasks import (
 )
 
 MAX_BATCH = 1000
-MAX_WAIT_SECONDS = 55.0
 _HELD_TRIES = 5
 _JSON = b"application/json"
 _NDJSON = b"application/x-ndjson"
 _PRIORITY = {name: number for number, name in enumerate(PRIORITIES)}
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_WAIT_PREFERENCE = re.compile(r"""\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?""", re.IGNORECASE)
 _new_task = msgspec.json.Decoder(NewTask)
 _patch_task = msgspec.json.Decoder(PatchTask)
 _items = msgspec.json.Decoder(list[Raw])
@@ -74,6 +73,7 @@ class Producers:
         inspector: Inspector,
         registry: Registry,
         manager: TaskManager,
+        waits: Waits,
         idempotency: Idempotency,
         limits: TenantLimits,
         max_body_bytes: int,
@@ -84,6 +84,7 @@ class Producers:
         self._inspector = inspector
         self._registry = registry
         self._manager = manager
+        self._waits = waits
         self._max_body_bytes = max_body_bytes
 
     async def enqueue(self, call: Call) -> Reply:
@@ -210,7 +211,7 @@ class Producers:
 
     async def _get(self, call: Call, task_id: str, query: dict[str, list[str]]) -> Reply:
         queue = queue_of(call, task_id)
-        seconds = _preferred_wait(call)
+        seconds = preferred_wait(call)
         applied: tuple[tuple[bytes, bytes], ...] = ()
         if seconds is not None:
             applied = ((b"preference-applied", b"wait=%d" % seconds),)
@@ -219,32 +220,13 @@ class Producers:
             hold_seconds = parameters.decimal(query["wait"][0], "wait", 0, MAX_WAIT_SECONDS)
         task = await self._inspector.get(queue, task_id)
         if hold_seconds and not is_final(task.status):
-            task = await self._await_end(call, queue, task, hold_seconds)
+            task = await self._waits.await_end(call, queue, task, hold_seconds)
         body = encode(task_reply(task, jobs=call.jobs))
         etag = b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
         known = call.headers.get(b"if-none-match", b"")
         if known == b"*" or etag in [one.strip().removeprefix(b"W/") for one in known.split(b",")]:
             return Reply(304, b"", ((b"etag", etag), *applied))
         return Reply(200, body, ((b"etag", etag), *applied))
-
-    async def _await_end(self, call: Call, queue: Queue, task: Task, seconds: float) -> Task:
-        call.end_turn()
-        with self._manager.holding(queue.tenant):
-            return await self._await_final(queue, task, seconds)
-
-    async def _await_final(self, queue: Queue, task: Task, seconds: float) -> Task:
-        deadline = time.monotonic() + seconds
-        while not is_final(task.status) and not self._manager.closed:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            await self._manager.wait_final(queue, task.id, left)
-            try:
-                task = await self._inspector.get(queue, task.id, with_gone=True)
-            except TaskNotFound:
-                # It ended and was forgotten meanwhile; the last sight of it is the best answer there is.
-                break
-        return task
 
     async def _make(
         self, call: Call, specs: Sequence[TaskSpec | Refusal], names: Sequence[str], *, single: bool, atomic: bool
@@ -312,13 +294,13 @@ class Producers:
         if not single:
             return Reply(made.status, made.body, headers)
         headers += ((b"location", b"/tasks/" + made.task_id.encode()),)
-        seconds = _preferred_wait(call)
+        seconds = preferred_wait(call)
         if seconds is None:
             return Reply(made.status, made.body, headers)
         headers += ((b"preference-applied", b"wait=%d" % seconds),)
         queue = queue_of(call, made.task_id)
         try:
-            task = await self._await_end(
+            task = await self._waits.await_end(
                 call, queue, await self._inspector.get(queue, made.task_id, with_gone=True), seconds
             )
         except TaskNotFound:
@@ -487,14 +469,3 @@ def _run_at(text: str, where: str) -> int:
 def _lines(body: bytes) -> list[bytes]:
     lines = [line.strip() for line in body.split(b"\n")]
     return [line for line in lines if line]
-
-
-def _preferred_wait(call: Call) -> int | None:
-    header = call.headers.get(b"prefer")
-    if header is None:
-        return None
-    for preference in header.decode("latin-1").split(","):
-        match = _WAIT_PREFERENCE.fullmatch(preference)
-        if match:
-            return min(int(match[1]), int(MAX_WAIT_SECONDS))
-    return None
