@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from gateway.errors import StoreUnavailable
-from gateway.redis_watch import complaints
+from gateway.redis_watch import RedisWatch, complaints
 from gateway.store.connect import Connections
+from gateway.store.keys import Keys
 from gateway.store.location import Location, parse
-from gateway.store.registry import ServerFacts
+from gateway.store.registry import Registry, ServerFacts
 from tests.command_line import run
-from tests.harness import Clock, LiveGateway, live_gateway, redis_binaries, wait_until
+from tests.harness import Clock, LiveGateway, RedisServer, live_gateway, redis_binaries, wait_until
 from tests.topologies import MASTER, Node, SentinelSet, until
 
 GOOD = ServerFacts((7, 0, 15), "noeviction", 0, True, 1, 1)
@@ -257,6 +259,48 @@ def test_redis_is_complained_of_where_it_cannot_keep_the_promise(
     found = complaints(facts, embedded=False, kind=kind, durability=durability)
     assert len(found) == (word is not None)
     assert word is None or word in found[0].text
+
+
+@pytest.mark.parametrize("binary", redis_binaries().values(), ids=redis_binaries())
+async def test_a_redis_that_is_loading_is_away_and_not_one_without_aof(binary: str, tmp_path: Path) -> None:
+    """While it reads its file it answers INFO, and says there that it appends to none."""
+    server = RedisServer(tmp_path, binary, "--appendonly", "yes")
+    server.start()
+    connections = Connections(server.url)
+    try:
+        async with connections.redis.pipeline(transaction=False) as pipe:
+            for number in range(30_000):
+                pipe.set(f"key {number}", 1)
+            await pipe.execute()
+        registry = Registry(connections.redis, Keys())
+        watch = RedisWatch(registry, embedded=False, strict=True)
+        await watch.look()
+        assert (watch.answers, watch.warnings) == (True, [])
+        server.kill()
+        # In microseconds; it looks at its clients after every thousand commands of the file.
+        server.options += ("--key-load-delay", "100")
+        starting = asyncio.create_task(asyncio.to_thread(server.start))
+        await wait_until(lambda: _says_that_it_loads(connections))
+        assert (await connections.redis.info())["aof_enabled"] == 0
+        with pytest.raises(StoreUnavailable):
+            await registry.server_facts()
+        await watch.look()
+        assert (watch.answers, watch.ready, watch.warnings) == (False, False, [])
+        assert not starting.done()
+        await connections.redis.config_set("key-load-delay", 0)
+        await starting
+        await watch.look()
+        assert (watch.answers, watch.ready, watch.warnings) == (True, True, [])
+    finally:
+        await connections.close()
+        server.stop()
+
+
+async def _says_that_it_loads(connections: Connections) -> bool:
+    try:
+        return bool((await connections.redis.info())["loading"])
+    except (OSError, RedisError):
+        return False
 
 
 @pytest.mark.parametrize(
