@@ -12,12 +12,12 @@ from gateway.api.audit import audit
 from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queues_of
-from gateway.api.messages import BulkReply, TaskFilter
+from gateway.api.messages import BulkReply
 from gateway.api.replies import encode
-from gateway.api.times import NO_TIME, parse_time
-from gateway.errors import InvalidMember, QuotaExceeded, Refusal, StoreFull, StoreUnavailable
+from gateway.api.requests import filter_of
+from gateway.errors import QuotaExceeded, Refusal, StoreFull, StoreUnavailable
 from gateway.limits import TenantLimits
-from gateway.store.inspector import Filter, Inspector
+from gateway.store.inspector import Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.tasks import FINAL, Queue, Status, Task
@@ -109,27 +109,3 @@ async def room_for(limits: TenantLimits, tenant: str, tasks: int, changed: int) 
         if not changed:
             raise
         return 0
-
-
-def filter_of(given: TaskFilter, eligible: frozenset[Status]) -> Filter:
-    """A filter of the wire as the model's, of tasks in an eligible state."""
-    statuses = eligible
-    if given.status is not None:
-        names = [given.status] if isinstance(given.status, str) else given.status
-        statuses = eligible & frozenset(Status(name) for name in names)
-    return Filter(
-        statuses,
-        tuple((given.tags or {}).items()),
-        given.worker_id,
-        _time(given.created_after, "filter.created_after"),
-        _time(given.created_before, "filter.created_before"),
-    )
-
-
-def _time(text: str | None, member: str) -> int | None:
-    if text is None:
-        return None
-    at_ms = parse_time(text)
-    if at_ms is None:
-        raise InvalidMember(member, NO_TIME)
-    return at_ms

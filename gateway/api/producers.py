@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,16 +10,15 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from gateway.api import parameters, problems
-from gateway.api.codec import check_media_type, check_text, decode, raw_bytes, read_message
+from gateway.api.codec import check_media_type, raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queue_of, queues_of
-from gateway.api.messages import ItemResult, ItemResults, NewTask, PatchTask, Retry, TaskBatch, TaskList
+from gateway.api.messages import ItemResult, ItemResults, PatchTask, TaskBatch, TaskList
 from gateway.api.replies import encode, task_reply
-from gateway.api.times import parse_ahead
+from gateway.api.requests import JSON, NDJSON, PRIORITY, run_at_of, specs_of
 from gateway.api.waits import MAX_WAIT_SECONDS, Waits, preferred_wait
 from gateway.errors import (
     BatchRefused,
-    BatchTooLarge,
     InternalError,
     InvalidMember,
     InvalidParameter,
@@ -33,35 +30,16 @@ from gateway.errors import (
     TaskNotFound,
 )
 from gateway.limits import TenantLimits
-from gateway.queue_settings import Unsaid
-from gateway.retries import DEFAULT_RETRY, RetryPolicy
 from gateway.store.calls import Held
 from gateway.store.idempotency import Idempotency, Made
 from gateway.store.inspector import Filter, Inspector
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import TaskManager
-from gateway.tasks import (
-    DEFAULT_JOB_TYPE,
-    JOB_TYPE,
-    PRIORITIES,
-    WORKER_ID,
-    Queue,
-    Task,
-    TaskSpec,
-    Unique,
-    is_final,
-)
+from gateway.tasks import JOB_TYPE, WORKER_ID, Queue, Task, TaskSpec, is_final
 
-MAX_BATCH = 1000
 _HELD_TRIES = 5
-_JSON = b"application/json"
-_NDJSON = b"application/x-ndjson"
-_PRIORITY = {name: number for number, name in enumerate(PRIORITIES)}
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_new_task = msgspec.json.Decoder(NewTask)
 _patch_task = msgspec.json.Decoder(PatchTask)
-_items = msgspec.json.Decoder(list[Raw])
 
 
 class Producers:
@@ -92,12 +70,12 @@ class Producers:
         final), 202 (`Prefer: wait`, not final), 400, 409, 413, 415, 422, 503."""
         if self._manager.closed:
             raise ShuttingDown()
-        media = check_media_type(call.headers.get(b"content-type"), (_JSON, _NDJSON))
+        media = check_media_type(call.headers.get(b"content-type"), (JSON, NDJSON))
         query = call.query("atomic") if call.scope["query_string"] else {}
         key = _idempotency_key(call)
         body = await call.body(self._max_body_bytes)
         atomic = parameters.flag(query, "atomic")
-        specs, single = _specs(call, body, media)
+        specs, single = specs_of(call, body, media)
         if not single:
             self._limits.check_batch(call.identity.tenant, len(specs))
         if not self._limits.quotas_idle:
@@ -183,12 +161,12 @@ class Producers:
         if new.run_at is not None:
             if new.delay_seconds is not None:
                 raise InvalidMember("run_at", "stands beside delay_seconds; give one of them")
-            due = _run_at(new.run_at, "")
+            due = run_at_of(new.run_at, "")
         elif new.delay_seconds is not None:
             due = b"+%d" % round(new.delay_seconds * 1000)
         changes: dict[str, Any] = {}
         if new.priority is not None:
-            changes["priority"] = _PRIORITY[new.priority]
+            changes["priority"] = PRIORITY[new.priority]
         if new.tags is not None:
             changes["tags"] = new.tags
         if not isinstance(new.payload, UnsetType):
@@ -349,29 +327,6 @@ class Producers:
         return {"index": number, **problems.document(spec, call.request_id)}
 
 
-def _specs(call: Call, body: bytes, media: bytes) -> tuple[list[TaskSpec | Refusal], bool]:
-    """Read a body: its tasks, or what is wrong with each; and whether it is one task alone."""
-    if media == _NDJSON:
-        items: Sequence[bytes] = _lines(body)
-    else:
-        check_text(body)
-        if body.lstrip()[:1] != b"[":
-            return [_spec(call, body)], True
-        items = [bytes(item) for item in decode(body, _items)]
-    if not items:
-        raise InvalidMember("", "a batch needs at least one task")
-    if len(items) > MAX_BATCH:
-        raise BatchTooLarge(MAX_BATCH)
-    specs: list[TaskSpec | Refusal] = []
-    for number, item in enumerate(items):
-        try:
-            check_text(item)
-            specs.append(_spec(call, item, f"[{number}]."))
-        except Refusal as refusal:
-            specs.append(refusal)
-    return specs, False
-
-
 def _idempotency_key(call: Call) -> str | None:
     given = [value for name, value in call.scope["headers"] if name == b"idempotency-key"]
     if not given:
@@ -384,88 +339,3 @@ def _idempotency_key(call: Call) -> str | None:
     if not 0 < len(text) <= 255 or not all(0x20 <= byte < 0x7F for byte in text):
         raise InvalidParameter("Idempotency-Key", "is 1 to 255 printable ASCII characters")
     return text.decode()
-
-
-def _spec(call: Call, body: bytes, where: str = "") -> TaskSpec:
-    new = decode(body, _new_task, where)
-    job_type = new.job_type or new.type
-    if job_type is None:
-        if new.title is None:
-            raise InvalidMember(f"{where}job_type", "is required (only a task with a title may leave it out)")
-        job_type = DEFAULT_JOB_TYPE
-    elif new.type is not None and new.type != job_type:
-        raise InvalidMember(f"{where}type", "differs from job_type; they are one member")
-    if call.identity.job_types:
-        call.identity.queue(job_type)
-    run_at_ms = 0
-    if new.run_at is not None:
-        if new.delay_seconds is not None:
-            raise InvalidMember(f"{where}run_at", "stands beside delay_seconds; give one of them")
-        run_at_ms = _run_at(new.run_at, where)
-    if new.unique_key is None and (new.unique_until is not None or new.on_conflict is not None):
-        raise InvalidMember(f"{where}unique_key", "is required with unique_until and on_conflict")
-    delay_ms = round((new.delay_seconds or 0) * 1000)
-    if new.expires_in_seconds is not None and new.expires_in_seconds * 1000 <= delay_ms:
-        raise InvalidMember(f"{where}expires_in_seconds", "ends before delay_seconds does: the task could never start")
-    if new.expires_in_seconds is not None and run_at_ms >= (time.time() + new.expires_in_seconds) * 1000:
-        raise InvalidMember(f"{where}expires_in_seconds", "ends before run_at comes: the task could never start")
-    spec = TaskSpec(
-        job_type,
-        raw_bytes(new.payload),
-        new.title,
-        new.description,
-        2 if new.priority is None else _PRIORITY[new.priority],
-        new.tags or {},
-        delay_ms,
-        run_at_ms,
-        25 if new.max_attempts is None else new.max_attempts,
-        DEFAULT_RETRY if new.retry is None else retry_policy(new.retry),
-        30_000 if new.lease_seconds is None else round(new.lease_seconds * 1000),
-        0 if new.timeout_seconds is None else round(new.timeout_seconds * 1000),
-        0 if new.expires_in_seconds is None else max(1, round(new.expires_in_seconds * 1000)),
-        86_400_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
-        2_592_000_000 if new.retention_seconds is None else round(new.retention_seconds * 1000),
-        unique=_unique(new),
-        concurrency_key=new.concurrency_key,
-        unsaid=(new.max_attempts is None) * Unsaid.MAX_ATTEMPTS
-        | (new.retry is None) * Unsaid.RETRY
-        | (new.lease_seconds is None) * Unsaid.LEASE
-        | (new.retention_seconds is None) * Unsaid.RETENTION
-        | (new.timeout_seconds is None) * Unsaid.TIMEOUT,
-    )
-    traceparent = call.headers.get(b"traceparent")
-    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
-        tracestate = call.headers.get(b"tracestate", b"")
-        spec = msgspec.structs.replace(
-            spec,
-            traceparent=traceparent.decode(),
-            tracestate=tracestate.decode() if tracestate.isascii() and 0 < len(tracestate) <= 512 else None,
-        )
-    return spec
-
-
-def _unique(new: NewTask) -> Unique | None:
-    if new.unique_key is None:
-        return None
-    on_conflict = new.on_conflict or "return"
-    if isinstance(new.unique_until, float | int):
-        return Unique(new.unique_key, for_ms=max(1, round(new.unique_until * 1000)), on_conflict=on_conflict)
-    return Unique(new.unique_key, until=new.unique_until or "finished", on_conflict=on_conflict)
-
-
-def retry_policy(retry: Retry) -> RetryPolicy:
-    """A rule of the wire as the model's; the default one is always the same object."""
-    given = {name: value for name, value in msgspec.structs.asdict(retry).items() if value is not None}
-    if "delays_seconds" in given:
-        given["delays_seconds"] = tuple(given["delays_seconds"])
-    policy = RetryPolicy(**given)
-    return DEFAULT_RETRY if policy == DEFAULT_RETRY else policy
-
-
-def _run_at(text: str, where: str) -> int:
-    return max(parse_ahead(text, f"{where}run_at"), 1)
-
-
-def _lines(body: bytes) -> list[bytes]:
-    lines = [line.strip() for line in body.split(b"\n")]
-    return [line for line in lines if line]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway import config, jwts
-from gateway.api import admin_messages, messages, producers, waits
+from gateway.api import admin_messages, messages, producers, requests, waits
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call
 from gateway.api.large_bodies import LargeBodies
@@ -116,7 +116,7 @@ def _enqueued(data: bytes) -> None:
     """A body of POST /tasks, as one task, a batch or lines: what is kept is JSON for everybody."""
     for media in (b"application/json", b"application/x-ndjson"):
         try:
-            specs, _ = producers._specs(call_of(), data, media)
+            specs, _ = requests.specs_of(call_of(), data, media)
         except Refusal:
             continue
         for spec in specs:
@@ -150,7 +150,7 @@ def _headers(data: bytes) -> None:
             read(call)
         except Refusal:
             pass
-    producers._spec(call, b'{"job_type":"demo"}').payload  # noqa: B018 - reads traceparent and tracestate
+    requests.spec_of(call, b'{"job_type":"demo"}').payload  # noqa: B018 - reads traceparent and tracestate
 
 
 def _cursor(data: bytes) -> None:
@@ -190,7 +190,7 @@ def _settings(data: bytes) -> None:
 def _retry_rule(data: bytes) -> None:
     check_text(data)
     rule = decode(data, msgspec.json.Decoder(messages.Retry))
-    policy: RetryPolicy = producers.retry_policy(rule)
+    policy: RetryPolicy = requests.retry_policy(rule)
     Defaults(retry=policy)
 
 
