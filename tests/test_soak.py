@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.soak import flat, leftovers
+from tests.soak.__main__ import verdict
 from tests.soak.ledger import Ledger, balance
 from tests.soak.report import markdown
 from tests.soak.samples import Sample, Usage
@@ -121,6 +122,26 @@ def test_a_little_kept_of_each_task_grows(leak: str, per_task: float, names: lis
 
 def test_a_run_too_short_for_a_verdict_says_so() -> None:
     assert set(verdicts(samples(12, 600, {"gateway": 64})).values()) == {"too short to tell"}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "violations", "made", "code"),
+    [
+        (60, [], (200, 200_000, {}), 0),
+        (60, [], (200, 200_000, {"gateway": 64}), 1),
+        (60, ["lost"], (200, 200_000, {}), 1),
+        (0.5, [], (12, 600, {}), 0),
+        (10, [], (12, 600, {}), 2),
+        (10, ["lost"], (12, 600, {}), 1),
+        (10, [], None, 2),
+        (0.5, [], None, 0),
+    ],
+)
+def test_a_long_run_that_tells_nothing_is_no_success(
+    minutes: float, violations: list[str], made: tuple[int, int, dict[str, float]] | None, code: int
+) -> None:
+    series = flat.judge(samples(*made)) if made else []
+    assert verdict(minutes, violations, series)[0] == code
 
 
 def test_a_few_wild_samples_are_no_growth() -> None:

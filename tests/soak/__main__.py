@@ -1,4 +1,8 @@
-"""python -m tests.soak: mixed load for some minutes. Exit code 1: something grew, was lost, or was left behind."""
+"""python -m tests.soak: mixed load for some minutes.
+
+Exit code 1: something grew, was lost, or was left behind; 2: nothing did, but ten minutes or more were asked for and
+were too little load to tell.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,13 @@ from pathlib import Path
 
 import msgspec
 
+from tests.soak.flat import Series
 from tests.soak.report import markdown
 from tests.soak.soak import Plan, run
 
 _ROOT = Path(__file__).parents[2]
+# Shorter runs try the load; nobody expects a verdict of them.
+_TELLING_MINUTES = 10
 
 
 def main() -> int:
@@ -50,9 +57,22 @@ def main() -> int:
         grown = [one.name for one in outcome.series if one.verdict == "grows"]
         if (outcome.violations or grown) and given.keep:
             shutil.copytree(plan.folder, given.keep, ignore=shutil.ignore_patterns("data*"), dirs_exist_ok=True)
-        return 1 if outcome.violations or grown else 0
+        code, why = verdict(given.minutes, outcome.violations, outcome.series)
+        print(why, file=sys.stderr, flush=True)
+        return code
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def verdict(minutes: float, violations: list[str], series: list[Series]) -> tuple[int, str]:
+    """Say how a run that was asked to last so long ended: its exit code, and why."""
+    grown = [one.name for one in series if one.verdict == "grows"]
+    short = [one.name for one in series if one.verdict == "too short to tell"]
+    if violations or grown:
+        return 1, f"{len(violations)} violations; grew: {', '.join(grown) or 'nothing'}"
+    if minutes >= _TELLING_MINUTES and (short or not series):
+        return 2, f"too short to tell of: {', '.join(short) or 'anything'}"
+    return 0, f"nothing grew, nothing was lost; too short to tell of: {', '.join(short) or 'nothing'}"
 
 
 if __name__ == "__main__":
