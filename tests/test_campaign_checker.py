@@ -124,6 +124,12 @@ def test_a_last_attempt_that_nobody_saw_is_told_unless_a_poll_of_its_queue_was_l
     assert story.kinds() == ({"attempt without a hand-out"} if told else set())
 
 
+@pytest.mark.parametrize(("at", "told"), [(0.9, True), (1.2, False)])
+def test_an_attempt_that_nobody_saw_takes_at_least_the_shortest_lease(at: float, told: bool) -> None:
+    story = Story().enqueue(0, 0.1).lost_poll(0.1, 0.2).poll(at - 0.1, at, attempt=2).report(5)
+    assert ("attempt without a hand-out" in story.kinds()) == told
+
+
 # Contents
 
 

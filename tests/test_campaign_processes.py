@@ -132,6 +132,13 @@ async def test_an_answer_that_cannot_be_read_is_told(answer: bytes, tmp_path: Pa
     assert [violation.kind for violation in verdict.violations] == ["unreadable answer"]
 
 
+def test_two_requests_with_one_id_are_no_history(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        Log(tmp_path / f"{name}.jsonl", "w1").sent("w1", "read", 0, {"id": "order~1"})
+    with pytest.raises(ValueError, match="two requests have the id w1-1"):
+        history.read(tmp_path)
+
+
 def test_a_client_may_close_its_side_of_a_connection_that_is_gone() -> None:
     async def try_it() -> None:
         gone = asyncio.Event()

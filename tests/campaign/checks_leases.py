@@ -6,7 +6,16 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.campaign.timeline import ROUNDING_SECONDS, Grant, Item, Report, Timeline, asks_for, effective
+from tests.campaign.timeline import (
+    ROUNDING_SECONDS,
+    SHORTEST_LEASE_SECONDS,
+    Grant,
+    Item,
+    Report,
+    Timeline,
+    asks_for,
+    effective,
+)
 from tests.campaign.violations import Violation
 
 # How long after a poll was given up a gateway may still claim for it.
@@ -48,18 +57,29 @@ def _attempts(timeline: Timeline, task: str, grants: list[Grant]) -> Iterator[Vi
             yield Violation("attempt out of bounds", task, f"{grant.attempt} of {grant.max_attempts}, asked: {most}")
     if sent_back:
         return
-    if grants[0].attempt > 1 and not lost_poll(timeline, task, 0, grants[0].at):
+    item = timeline.items.get(grants[0].payload)
+    # One with a unique key may have taken another's place, and that one's attempts with it.
+    since = 0.0 if item is None or item.asked.get("unique_key") else item.start
+    if not possible_unseen(timeline, task, grants[0].attempt - 1, since, grants[0].at):
         yield Violation("attempt without a hand-out", task, f"the first hand-out says {grants[0].attempt}")
     for before, after in itertools.pairwise(grants):
         least = before.attempt + (before.released > after.at)
         if after.attempt < least:
             yield Violation("attempt not counted", task, f"{before.attempt}, then {after.attempt}")
-        if after.attempt > before.attempt + 1 and not lost_poll(timeline, task, before.at, after.at):
+        unseen = after.attempt - before.attempt - 1
+        if not possible_unseen(timeline, task, unseen, before.held_until(), after.at):
             yield Violation("attempt without a hand-out", task, f"{before.attempt}, then {after.attempt}")
 
 
-def lost_poll(timeline: Timeline, task: str, since: float, until: float) -> bool:
-    """Whether a poll without an answer may have been given the task, unseen."""
+def possible_unseen(timeline: Timeline, task: str, unseen: int, since: float, until: float) -> bool:
+    """Whether so many attempts that nobody saw are possible in a time.
+
+    Each was given to a poll without an answer that asked for the task's queue, and counts since its lease ran out.
+    """
+    if unseen <= 0:
+        return True
+    if until - since < unseen * SHORTEST_LEASE_SECONDS - ROUNDING_SECONDS:
+        return False
     queue = task.partition("~")[0]
     return any(
         poll.start < until and poll.end + _LATE_CLAIM_SECONDS > since and asks_for(poll, queue)

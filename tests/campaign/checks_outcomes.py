@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tests.campaign.checks_lapses import LAPSES
-from tests.campaign.checks_leases import lost_poll
+from tests.campaign.checks_leases import possible_unseen
 from tests.campaign.contents import FINAL, Contents, Stored
 from tests.campaign.timeline import Report, Timeline, effective
 from tests.campaign.violations import Violation
@@ -145,6 +145,6 @@ def _attempts_at_the_end(timeline: Timeline, stored: Stored) -> Iterator[Violati
     if _sent_back(timeline, stored.id):
         return
     grants = timeline.grants.get(stored.id, [])
-    seen, since = (grants[-1].attempt, grants[-1].at) if grants else (0, 0.0)
-    if stored.attempt > seen and not lost_poll(timeline, stored.id, since, float("inf")):
+    seen, since = (grants[-1].attempt, grants[-1].held_until()) if grants else (0, 0.0)
+    if not possible_unseen(timeline, stored.id, stored.attempt - seen, since, stored.finished or float("inf")):
         yield Violation("attempt without a hand-out", stored.id, f"{seen}, at the end {stored.attempt}")

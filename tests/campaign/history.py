@@ -88,13 +88,18 @@ class Log:
 
 
 def read(folder: Path) -> tuple[list[Operation], list[Fault]]:
-    """Read every `*.jsonl` of a folder. Operations by start; a line that was cut by a kill is passed over."""
+    """Read every `*.jsonl` of a folder. Operations by start; a line that was cut by a kill is passed over.
+
+    Raises ValueError when two requests have one id: what the first one did would be forgotten.
+    """
     operations: dict[str, Operation] = {}
     faults: list[Fault] = []
     for line in _lines(folder):
         if isinstance(line, Fault):
             faults.append(line)
         elif isinstance(line, Sent):
+            if line.id in operations:
+                raise ValueError(f"{folder}: two requests have the id {line.id}")
             operations[line.id] = Operation(
                 line.id, line.client, line.op, line.door, line.at, float("inf"), NO_ANSWER, line.facts, {}
             )

@@ -138,6 +138,61 @@ MUTANTS = {
     "a store that does not sync": Mutant(
         caught_as=frozenset(("acknowledged task lost",)), faults=("power_cut_unsynced",), seconds=3.0
     ),
+    "attempts that nobody made": _lua(
+        "claim", "local attempt = attempts_in(attempts) + 1", "local attempt = attempts_in(attempts) + 2",
+        "attempt without a hand-out",
+    ),
+    "max_attempts forgotten": Mutant(
+        file="gateway/api/requests.py", old="25 if new.max_attempts is None else new.max_attempts", new="25",
+        caught_as=frozenset(("attempt out of bounds",)),
+    ),
+    "the first task's body for all": _lua(
+        "claim", "found[place - 1] or nil, found[place]", "found[1] or nil, found[place]", "payload changed"
+    ),
+    "unique keys' tasks forgotten": _lua(
+        "prelude", "local ttl = math.max(status",
+        "local ttl = options.unique and #options.unique < 3 and 1000 or math.max(status", "acknowledged task lost",
+        seconds=10,
+    ),
+    "what is too old is cancelled": _lua(
+        "expire", "finish(now, id, 'failed', nil, text, n, nil, 'expired')",
+        "finish(now, id, 'cancelled', nil, text, n, nil, 'expired')", "cancelled by nobody",
+    ),
+    "a reason that nobody gave": _lua(
+        "expire", "local kind, outcome, message = 'lease_lapsed',", "local kind, outcome, message = 'Trouble',",
+        "failed by nobody",
+    ),
+    "delay of a release forgotten": _lua(
+        "release", "or 'scheduled', now + delay_ms", "or 'scheduled', now", "handed out early"
+    ),
+    "delay of a fail forgotten": _lua(
+        "fail", "due = now + delay_ms", "due = now", "handed out early"
+    ),
+    "heartbeats revive leases": _lua(
+        "heartbeat", "lease = held(id, token, now, lease)", "lease = held(id, token, 0, lease)",
+        "stale report accepted", seconds=15,
+    ),
+    "lapses noticed four seconds late": _lua(
+        "expire", "exclusive(LEASED + now)", "exclusive(LEASED + now - 4000)", "lapse noticed late", seconds=8
+    ),
+    "entries of a batch answered 500": Mutant(
+        file="gateway/api/workers.py", old="return OutcomeResult(id=one.id, status=200,",
+        new="return OutcomeResult(id=one.id, status=500,", caught_as=frozenset(("unexpected 5xx",)),
+    ),
+    "replies without a member": Mutant(
+        file="gateway/api/replies.py", old="if task.run_at_ms:", new="if task.run_at_ms % 7:",
+        caught_as=frozenset(("unreadable answer",)),
+    ),
+    "connections closed without an answer": Mutant(
+        file="gateway/reply_writer.py", old="cycle.transport.write(head + body)",
+        new='cut = cycle.scope["method"] == "POST" and len(body) % 40 == 1\n'
+        "        cycle.transport.close() if cut else cycle.transport.write(head + body)",
+        caught_as=frozenset(("no answer",)),
+    ),
+    "a stop that ends badly": Mutant(
+        file="gateway/server.py", old="if self._captured_signals and (self.force_exit or not self.started):",
+        new="if self._captured_signals:", caught_as=frozenset(("gateway died",)), faults=("gateway_term",),
+    ),
     "idempotency key ignored": Mutant(
         file="gateway/api/producers.py", old="key = _idempotency_key(call)", new="key = None",
         caught_as=frozenset(("stored twice", "one key, two tasks")), faults=("client_link", "gateway_kill"),

@@ -13,8 +13,9 @@ import msgspec
 
 from tests.campaign.history import NO_ANSWER, Fault, Operation
 
-# No task and no poll of the campaign asks for a longer lease.
+# No task and no poll of the campaign asks for a longer lease, or for a shorter one.
 LONGEST_LEASE_SECONDS = 2.0
+SHORTEST_LEASE_SECONDS = 1.0
 # Times in replies are whole milliseconds.
 ROUNDING_SECONDS = 0.002
 REPORTS = ("complete", "fail", "release")

@@ -95,8 +95,10 @@ class Worker:
         if temper < 0.03:
             return []  # forgets it
         if temper < 0.06:
-            # Works on past the end of its lease, and reports all the same.
-            await asyncio.sleep(task["lease_seconds"] + rng.uniform(0, 0.3))
+            # Works on past the end of its lease, and reports all the same; some ask for more of it just too late.
+            await asyncio.sleep(task["lease_seconds"] + rng.uniform(0, rng.choice((0.03, 0.3))))
+            if rng.random() < 0.5:
+                await self._heartbeat(task)
         elif temper < 0.12:
             for _ in range(rng.randrange(1, 4)):
                 await asyncio.sleep(task["lease_seconds"] * rng.uniform(0.1, 0.6))
