@@ -15,6 +15,7 @@ from gateway.api.api_keys import KeyRing
 from gateway.api.bulk import Bulk
 from gateway.api.docs import Docs
 from gateway.api.endpoint import Endpoint, Handler
+from gateway.api.enqueue import Enqueue
 from gateway.api.guard import ADMINS, OPEN, READS, REPORTS, WORKS, WRITES, Door, Guard
 from gateway.api.operators import Operators
 from gateway.api.producers import Producers
@@ -94,9 +95,10 @@ class GatewayApp(Starlette):
         body = settings.max_body_bytes
         self.idempotency = Idempotency(self.connections.redis, keys, clock, self.connections.replicas)
         waits = Waits(self.inspector, self.manager)
-        producers = Producers(
+        enqueue = Enqueue(
             self.store, self.inspector, self.registry, self.manager, waits, self.idempotency, self.limits, body
         )
+        producers = Producers(self.store, self.inspector, self.registry, waits, self.limits, body)
         queues = QueueAdmin(self.store, self.inspector, self.registry, self.limits, body)
         key_ring = KeyRing(self.api_keys, body)
         tenants = TenantDesk(self.limits, self.tenants, self.registry, body)
@@ -107,7 +109,7 @@ class GatewayApp(Starlette):
         )
         docs = Docs()
         routes: list[tuple[str, str, Door, Handler]] = [
-            ("POST", "/tasks", WRITES, producers.enqueue),
+            ("POST", "/tasks", WRITES, enqueue.enqueue),
             ("GET HEAD", "/tasks", READS, producers.list_tasks),
             ("GET HEAD", "/tasks/{id}", READS, producers.get),
             ("GET HEAD", "/task", READS, producers.get_by_query),

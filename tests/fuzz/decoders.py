@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway import config, jwts
-from gateway.api import admin_messages, messages, producers, requests, waits
+from gateway.api import admin_messages, enqueue, messages, requests, waits
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call
 from gateway.api.large_bodies import LargeBodies
@@ -145,7 +145,7 @@ def _headers(data: bytes) -> None:
     call = call_of([(name, value) for name in names])
     call.request_id.encode("ascii")
     waits.preferred_wait(call)
-    for read in (producers._idempotency_key, lambda call: check_media_type(call.headers.get(b"content-type"))):
+    for read in (enqueue._idempotency_key, lambda call: check_media_type(call.headers.get(b"content-type"))):
         try:
             read(call)
         except Refusal:
