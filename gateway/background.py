@@ -8,6 +8,7 @@ by another. Each known queue is swept now and then besides: a gateway may have d
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -22,6 +23,8 @@ _SWEEPS_PER_SECOND = 25.0
 _SWEEP_SECONDS = 1.0
 _SHORTEST_GAP_SECONDS = 0.02
 _SHORTEST_REST_SECONDS = 0.005
+# A sweep that takes longer, as where a node of a cluster is away, is not waited for.
+_PATIENCE_SECONDS = 0.1
 # The index is looked at this often, and sooner where there is something to note.
 _LOOK_SECONDS = 0.5
 _GATHER_SECONDS = 0.1
@@ -40,6 +43,8 @@ class Sweeper:
         self._registry = registry
         self._alarms: dict[Queue, int] = {}
         self._woken = asyncio.Event()
+        self._sweeps = asyncio.TaskGroup()
+        self._slow: set[Queue] = set()
         # The shared index: what is to be noted in it, what was taken from it and until when, and what came of that.
         self._to_note: dict[Queue, int] = {}
         self._taken: dict[Queue, int] = {}
@@ -57,26 +62,27 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep for ever. Cancel it to stop."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._on_alarm())
-            group.create_task(self._keep_index())
-            group.create_task(self._now_and_then())
+        async with asyncio.TaskGroup() as self._sweeps:
+            self._sweeps.create_task(self._on_alarm())
+            self._sweeps.create_task(self._keep_index())
+            self._sweeps.create_task(self._now_and_then())
 
     async def _on_alarm(self) -> None:
         while True:
             self._woken.clear()
             now_ms = self._store.now_ms()
-            due = [queue for queue, at_ms in self._alarms.items() if at_ms <= now_ms]
+            alarms = {queue: at_ms for queue, at_ms in self._alarms.items() if queue not in self._slow}
+            due = [queue for queue, at_ms in alarms.items() if at_ms <= now_ms]
             if due:
                 for queue in due:
                     del self._alarms[queue]
                 started = time.monotonic()
-                left = await asyncio.gather(*(self._sweep(queue) for queue in due))
+                left = await self._sweep_all(due)
                 # Where more was due than a sweep takes, the next follows when others had Redis for as long as this one.
                 rest = max(time.monotonic() - started, _SHORTEST_REST_SECONDS)
-                await asyncio.sleep(min(rest, _SHORTEST_GAP_SECONDS) if any(left) else _SHORTEST_GAP_SECONDS)
+                await asyncio.sleep(min(rest, _SHORTEST_GAP_SECONDS) if left else _SHORTEST_GAP_SECONDS)
                 continue
-            next_ms = min(self._alarms.values(), default=now_ms + 3_600_000)
+            next_ms = min(alarms.values(), default=now_ms + 3_600_000)
             try:
                 async with asyncio.timeout(max((next_ms - now_ms) / 1000, 0.001)):
                     await self._woken.wait()
@@ -94,7 +100,7 @@ class Sweeper:
             await self._forget_older_partitions(queues)
             random.shuffle(queues)
             for queue in queues:
-                await self._sweep(queue)
+                await self._sweep_all([queue])
                 if len(queues) > _SWEEPS_PER_SECOND:
                     await asyncio.sleep(1 / _SWEEPS_PER_SECOND)
             took = asyncio.get_running_loop().time() - started
@@ -106,6 +112,21 @@ class Sweeper:
                 await self._store.forget_older(queue)
             except Refusal:
                 pass  # the next round looks again
+
+    async def _sweep_all(self, queues: list[Queue]) -> bool:
+        """Sweep queues at once, and go on without those that are slow. Returns whether something is still due."""
+        sweeps = {self._sweeps.create_task(self._sweep(queue)): queue for queue in queues if queue not in self._slow}
+        if not sweeps:
+            return False
+        done, slow = await asyncio.wait(sweeps, timeout=_PATIENCE_SECONDS)
+        for sweep in slow:
+            self._slow.add(sweeps[sweep])
+            sweep.add_done_callback(functools.partial(self._caught_up, sweeps[sweep]))
+        return any(sweep.result() for sweep in done)
+
+    def _caught_up(self, queue: Queue, sweep: asyncio.Task[bool]) -> None:
+        self._slow.discard(queue)
+        self._woken.set()
 
     async def _sweep(self, queue: Queue) -> bool:
         """Sweep a queue once. Returns whether something is still due."""

@@ -21,7 +21,7 @@ import msgspec
 from gateway.attendance import Attendance
 from gateway.ends import Ends
 from gateway.errors import Refusal, ShuttingDown, StoreUnavailable, TooManyPolls
-from gateway.store.calls import Claim
+from gateway.store.calls import Claim, anew
 from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.tasks import LeasedTask, Queue
@@ -172,9 +172,14 @@ class TaskManager:
         self._ends.close()
 
     async def settle(self) -> None:
-        """Wait until claims and hand-backs under way are done."""
-        while self._tasks:
+        """Wait until the claims that are under way now are done, and the hand-backs that come of them.
+
+        Once closed, until nothing is under way any more.
+        """
+        rounds = 0
+        while self._tasks and (self.closed or rounds < 2):
             await asyncio.wait(self._tasks)
+            rounds += 1
 
     # What the store says
 
@@ -356,7 +361,7 @@ class TaskManager:
             try:
                 claimed = await self._store.claim(queue, [claim], stays=stays, others=0, waited_ms=waited_ms)
             except StoreUnavailable as refusal:
-                failed = refusal
+                failed, poll.claim = refusal, anew(poll.claim)
                 if recall or time.monotonic() - started > _PASS_OVER_SECONDS:
                     break
                 continue
@@ -417,6 +422,7 @@ class TaskManager:
                 except Refusal:
                     # Redis is away: the polls wait on, the next recheck looks again.
                     for poll in polls:
+                        poll.claim = anew(poll.claim)
                         self._free(poll)
                     return
                 ready_left = claimed.ready_left
@@ -452,6 +458,16 @@ class TaskManager:
             self.hand_back(poll.request, tasks)
         else:
             self._resolve(poll, tasks)
+        if len(poll.queues) > 1:
+            self._pass_rings_on(poll)
+
+    def _pass_rings_on(self, poll: _Poll) -> None:
+        """Its other queues may have been rung for while it was busy: with nobody left here, others must hear of it."""
+        for queue in poll.queues:
+            bell = self._bells.get(queue)
+            if bell is not None and bell.rung and not bell.waiting and not bell.pumping:
+                bell.rung = 0
+                self._spawn(self._pass_on(queue))
 
     async def _register(self, queues: set[Queue]) -> None:
         try:

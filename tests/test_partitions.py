@@ -366,8 +366,9 @@ async def test_a_poll_id_costs_one_claim_more_and_not_one_for_each_partition(gat
     for number in range(20):
         (task,) = await gateway.poll(poll_id=f"p{number}")
         taken[f"p{number}"] = task["id"]
-    # One at the place that knows the id, and as few as it takes to find a task.
-    assert await claims() - before <= 20 * 2.5
+    # One at the place that knows the id, and as few as it takes to find a task: 45 of them, 63 once in 20,000 runs;
+    # 180, were every partition asked.
+    assert await claims() - before <= 20 * 4
     for poll_id, task_id in taken.items():
         assert [task["id"] for task in await gateway.poll(poll_id=poll_id)] == [task_id]
 

@@ -33,6 +33,11 @@ class Claim(msgspec.Struct, frozen=True):
     seed: str = msgspec.field(default_factory=_seed)
 
 
+def anew(claim: Claim) -> Claim:
+    """The same, with a seed of its own: after a call of which nobody knows what it gave out."""
+    return msgspec.structs.replace(claim, seed=_seed())
+
+
 class Claimed(msgspec.Struct, frozen=True):
     """What a call of `claim` gave: per poll its tasks; ready tasks left; whether this gateway stands registered.
 
