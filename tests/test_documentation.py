@@ -23,7 +23,7 @@ import pytest
 from msgspec import inspect
 
 from gateway import config, tasks
-from gateway.api import admin_messages, messages, operations, problems
+from gateway.api import admin_messages, messages, operations, problems, task_messages, worker_messages
 from gateway.api.messages import Request
 from gateway.store import scripts
 from gateway.store.keys import Keys
@@ -255,6 +255,7 @@ def test_the_protocol_has_every_code_with_its_status() -> None:
 
 # Members that requests may have
 
+WIRE = {**vars(messages), **vars(task_messages), **vars(worker_messages), **vars(admin_messages)}
 NAMES = {
     messages.JobType.__metadata__[0].pattern: "job type",
     messages.WorkerId.__metadata__[0].pattern: "worker id",
@@ -312,11 +313,7 @@ def members_of(message: type[Request]) -> list[str]:
 
 
 def _all_messages() -> list[type[Request]]:
-    return [
-        one
-        for one in {**vars(messages), **vars(admin_messages)}.values()
-        if isinstance(one, type) and issubclass(one, Request) and one is not Request
-    ]
+    return [one for one in WIRE.values() if isinstance(one, type) and issubclass(one, Request) and one is not Request]
 
 
 @pytest.mark.parametrize("message", _all_messages(), ids=lambda message: message.__name__)
@@ -328,7 +325,7 @@ def test_the_protocol_has_every_member_with_its_bounds(message: type[Request]) -
 
 
 def test_the_protocol_has_every_member_of_a_reply() -> None:
-    for name, message in {**vars(messages), **vars(admin_messages)}.items():
+    for name, message in WIRE.items():
         if isinstance(message, type) and issubclass(message, msgspec.Struct) and not issubclass(message, Request):
             for member in message.__struct_fields__:
                 assert f"`{member}`" in PROTOCOL or f'"{member}"' in PROTOCOL, f"{name}.{member}"
@@ -336,8 +333,8 @@ def test_the_protocol_has_every_member_of_a_reply() -> None:
 
 def test_what_scripts_rely_on() -> None:
     """ "Replies for scripts" promises the first and the last members of a task in a worker's hands."""
-    assert messages.LeasedTaskReply.__struct_fields__[:4] == ("id", "job_type", "status", "payload")
-    assert messages.LeasedTaskReply.__struct_fields__[-3:] == ("lease_token", "lease_seconds", "heartbeat_seconds")
+    assert task_messages.LeasedTaskReply.__struct_fields__[:4] == ("id", "job_type", "status", "payload")
+    assert task_messages.LeasedTaskReply.__struct_fields__[-3:] == ("lease_token", "lease_seconds", "heartbeat_seconds")
 
 
 # The protocol's transcripts

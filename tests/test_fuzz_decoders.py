@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from gateway import config
-from gateway.api import messages
 from gateway.api.codec import check_text, decode, raw_bytes
+from gateway.api.task_messages import NewTask
 from gateway.api.times import format_time, parse_time
+from gateway.api.worker_messages import Complete, Fail, Heartbeat, Heartbeats, Outcomes, Poll, Release
 from gateway.errors import BadCursor, Refusal
 from gateway.store import arq_format
 from gateway.store.inspector import Inspector
@@ -33,14 +34,14 @@ quick = settings(
 )
 
 REQUESTS = [
-    messages.NewTask,
-    messages.Poll,
-    messages.Heartbeat,
-    messages.Complete,
-    messages.Fail,
-    messages.Release,
-    messages.Outcomes,
-    messages.Heartbeats,
+    NewTask,
+    Poll,
+    Heartbeat,
+    Complete,
+    Fail,
+    Release,
+    Outcomes,
+    Heartbeats,
 ]
 DECODERS = {kind.__name__: msgspec.json.Decoder(kind) for kind in REQUESTS}
 NEW_TASK = DECODERS["NewTask"]

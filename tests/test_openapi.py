@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway import protocol_guard, server
-from gateway.api import messages, openapi, problems
+from gateway.api import admin_messages, messages, openapi, problems, task_messages, worker_messages
 from gateway.api.operations import OPERATIONS
 from tests.harness import LiveGateway, live_gateway, wait_until
 
@@ -166,8 +166,9 @@ def test_every_example_of_a_request_is_accepted_by_the_type_that_reads_it() -> N
 def test_every_type_of_the_wire_is_in_the_document() -> None:
     kinds = {
         name
-        for name, kind in vars(messages).items()
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == messages.__name__
+        for module in (messages, task_messages, worker_messages, admin_messages)
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
     }
     assert kinds - set(DOCUMENT["components"]["schemas"]) == {"Request", "Reply"}
 
@@ -176,7 +177,7 @@ def test_a_process_that_reads_messages_ends_well_whatever_else_it_imports() -> N
     """A decoder of some of them must not be freed at its end. What is registered first is called last."""
     script = (
         "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); "
-        "import msgspec; from gateway.api import messages; decoder = msgspec.json.Decoder(messages.Poll)"
+        "import msgspec; from gateway.api import worker_messages; decoder = msgspec.json.Decoder(worker_messages.Poll)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

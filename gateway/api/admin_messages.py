@@ -1,4 +1,4 @@
-"""The wire of administration: what requests about queues, API keys and tenants say, and what replies say."""
+"""The wire of operators: queues, API keys, tenants, probes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.messages import (
-    LeaseSeconds,
-    MaxAttempts,
-    Reply,
-    Request,
-    RetentionSeconds,
-    Retry,
-    RetryRule,
-    TaskFilter,
-    Time,
-    TimeoutSeconds,
-)
+from gateway.api.messages import LeaseSeconds, MaxAttempts, Reply, Request, RetentionSeconds, Time, TimeoutSeconds
+from gateway.api.task_messages import Retry, RetryRule, TaskFilter
 from gateway.tasks import MAX_PARTITIONS
 
 _DAY_SECONDS = 86_400
@@ -220,3 +210,61 @@ class TenantList(Reply):
     """Every tenant that ever had a task, or has limits of its own."""
 
     tenants: list[str]
+
+
+class QueueRecord(Reply):
+    """Counts of one queue. `pending`: ready now; `scheduled`: waits for its time (also before another attempt);
+    `partitions`: how many may hold its tasks."""
+
+    job_type: str
+    pending: int
+    scheduled: int
+    processing: int
+    completed: int
+    failed: int
+    cancelled: int
+    max_pending: int
+    oldest_pending_seconds: float
+    stored_bytes: int
+    totals: dict[str, int]
+    paused: bool = False
+    partitions: int = 1
+
+
+class QueueList(Reply):
+    """Every queue that ever held a task."""
+
+    queues: list[QueueRecord]
+
+
+class HealthReply(msgspec.Struct, kw_only=True):
+    """Whether the gateway can serve, and the counts of all queues. `queue_depth`: tasks that wait for a worker.
+
+    `durability`: when a change is acknowledged, see `DURABILITY`.
+    """
+
+    status: Literal["ok", "draining", "unavailable"]
+    version: str
+    redis: Literal["ok", "away"]
+    durability: Literal["replicated", "local", "memory"]
+    workers: int
+    queue_depth: int
+    processing: int
+    scheduled: int
+    failed: int
+    oldest_pending_seconds: float
+    open_polls: int
+    warnings: list[str] = []
+
+
+class LiveReply(msgspec.Struct, kw_only=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyReply(msgspec.Struct, kw_only=True):
+    """Whether to send requests here. `reason` says why not."""
+
+    status: Literal["ok", "draining", "unavailable"]
+    reason: str | None = None

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from gateway.api import messages
+from gateway.api import task_messages
 from gateway.api.audit import audit
 from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queues_of
-from gateway.api.messages import BulkReply
 from gateway.api.replies import encode
 from gateway.api.requests import filter_of
+from gateway.api.task_messages import BulkReply
 from gateway.errors import QuotaExceeded, Refusal, StoreFull, StoreUnavailable
 from gateway.limits import TenantLimits
 from gateway.store.inspector import Inspector
@@ -24,7 +24,7 @@ from gateway.tasks import FINAL, Queue, Status, Task
 
 MAX_TASKS = 10_000
 PAGE_TASKS = 200
-_bulk = msgspec.json.Decoder(messages.Bulk)
+_bulk = msgspec.json.Decoder(task_messages.Bulk)
 _CANCELLABLE = frozenset(Status) - FINAL
 _RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED})
 _DELETABLE = frozenset(Status) - {Status.PROCESSING}

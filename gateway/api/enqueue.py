@@ -10,9 +10,9 @@ from gateway.api import parameters, problems
 from gateway.api.codec import check_media_type
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queue_of
-from gateway.api.messages import ItemResult, ItemResults, TaskBatch
 from gateway.api.replies import encode, task_reply
 from gateway.api.requests import JSON, NDJSON, specs_of
+from gateway.api.task_messages import ItemResult, ItemResults, TaskBatch
 from gateway.api.waits import Waits, preferred_wait
 from gateway.errors import (
     BatchRefused,

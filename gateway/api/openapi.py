@@ -12,6 +12,7 @@ from gateway import __version__, errors
 from gateway.api import messages
 from gateway.api.examples import problem
 from gateway.api.problems import CODES, STATUS
+from gateway.api.task_messages import TaskError
 from gateway.errors import Refusal
 
 JSON = "application/json"
@@ -186,7 +187,7 @@ _ORDER = {
 def document(operations: Sequence[Operation]) -> _Json:
     """Describe the API. The document stands alone: every `$ref` is inside it."""
     schemas = _Schemas()
-    for type in (messages.Problem, messages.TaskError):
+    for type in (messages.Problem, TaskError):
         schemas.of(type)
     schemas.named["Problem"]["examples"] = [
         problem("task_not_found", errors.TaskNotFound.title, 404, "no task has this id, or it is past its retention")

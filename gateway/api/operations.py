@@ -11,10 +11,29 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from gateway import errors, metrics
-from gateway.api import examples, messages, operations_admin
+from gateway.api import examples, operations_admin
+from gateway.api.admin_messages import HealthReply, LiveReply, QueueList, QueueRecord, ReadyReply
 from gateway.api.messages import JobType, LeaseSeconds, Max, PollId, StatusName, TaskId, Wait, WorkerId
 from gateway.api.openapi import Answer, Body, Causes, Operation, Parameter
 from gateway.api.operations_admin import READS_BODY, STORE, STORES
+from gateway.api.task_messages import Bulk, BulkReply, ItemResults, NewTask, PatchTask, TaskBatch, TaskList, TaskReply
+from gateway.api.worker_messages import (
+    Complete,
+    DirectiveReply,
+    Fail,
+    Heartbeat,
+    HeartbeatReply,
+    Heartbeats,
+    HeartbeatsReply,
+    Outcomes,
+    OutcomesReply,
+    Poll,
+    PollReply,
+    Release,
+    ReportReply,
+    SignedOff,
+    WorkerList,
+)
 from gateway.identity import ADMIN, READ, WORK, WRITE
 
 NDJSON = "application/x-ndjson"
@@ -49,14 +68,14 @@ def _json(type: Any, **named: Any) -> tuple[Body, ...]:
 
 
 def _task(description: str, *headers: str, **named: Any) -> Answer:
-    return Answer(description, _json(messages.TaskReply, **named), headers)
+    return Answer(description, _json(TaskReply, **named), headers)
 
 
 def _directive(verb: str, id: str, summary: str, directive: str) -> Operation:
     example = {"id": examples.WORKER, "directive": directive}
     return Operation(
         "POST", f"/workers/{{id}}/{verb}", id, "Workers", ADMIN, summary,
-        {200: Answer("What the worker hears from now on.", _json(messages.DirectiveReply, directive=example))},
+        {200: Answer("What the worker hears from now on.", _json(DirectiveReply, directive=example))},
         parameters=(_WORKER,), refusals=(errors.InvalidId, *STORES),
     )  # fmt: skip
 
@@ -67,17 +86,15 @@ def _bulk(verb: str, id: str, summary: str, description: str, *refusals: type[er
         {
             200: Answer(
                 "How many tasks the filter met, and how many changed.",
-                _json(messages.BulkReply, done=examples.BULK_DONE, more=examples.BULK_MORE),
+                _json(BulkReply, done=examples.BULK_DONE, more=examples.BULK_MORE),
             )
         },
         f"{description} At most 10,000 tasks at once: `more` says that others are left, so repeat it.",
-        (), _json(messages.Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *refusals, *STORES),
+        (), _json(Bulk, some=examples.BULK, count=examples.BULK_ALL), (*READS_BODY, *refusals, *STORES),
     )  # fmt: skip
 
 
-_LEASED = Answer(
-    "As soon as there is at least one task.", _json(messages.PollReply, polled=examples.POLLED), ("X-Directive",)
-)
+_LEASED = Answer("As soon as there is at least one task.", _json(PollReply, polled=examples.POLLED), ("X-Directive",))
 _POLL_ANSWERS = {200: _LEASED, 204: Answer("Nothing came within `wait`. Poll again.", (), ("X-Directive",))}
 _POLL_ABOUT = (
     "Long poll: held until there is a task, never longer to fill `max`. The order of the types is strict preference. "
@@ -96,7 +113,7 @@ OPERATIONS: tuple[Operation, ...] = (
                 "Stored: the task, or `tasks` in the order of the batch.",
                 (
                     Body(
-                        (messages.TaskReply, messages.TaskBatch),
+                        (TaskReply, TaskBatch),
                         {"task": examples.PENDING, "batch": examples.BATCH_STORED},
                     ),
                 ),
@@ -107,7 +124,7 @@ OPERATIONS: tuple[Operation, ...] = (
                 "task is final. Or a batch that was not stored as a whole: one entry per item.",
                 (
                     Body(
-                        (messages.TaskReply, messages.ItemResults),
+                        (TaskReply, ItemResults),
                         {"final": examples.COMPLETED, "in parts": examples.BATCH_IN_PARTS},
                     ),
                 ),
@@ -130,7 +147,7 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         (
             Body(
-                (messages.NewTask, Annotated[list[messages.NewTask], Meta(min_length=1, max_length=1000)]),
+                (NewTask, Annotated[list[NewTask], Meta(min_length=1, max_length=1000)]),
                 {
                     "task": examples.NEW_TASK,
                     "every choice": examples.FULL_TASK,
@@ -149,7 +166,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/tasks", "listTasks", "Producers", READ, "List tasks, newest first",
-        {200: Answer("A page.", _json(messages.TaskList, page=examples.TASK_LIST), ("Link",))},
+        {200: Answer("A page.", _json(TaskList, page=examples.TASK_LIST), ("Link",))},
         "A task that exists throughout a walk is seen exactly once. A page may be short, or empty, and yet not the "
         "last: only a missing `next_cursor` ends the walk. `status=failed` is the dead-letter queue.",
         (
@@ -207,7 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "PATCH", "/tasks/{id}", "changeTask", "Producers", WRITE, "Change a waiting task",
         {200: _task("The task as it stands now.", patched=examples.PATCHED)},
         "What is left out stays as it is. A task in a worker's hands is 409 `already_started`.",
-        (_TASK,), _json(messages.PatchTask, patch=examples.PATCH),
+        (_TASK,), _json(PatchTask, patch=examples.PATCH),
         (
             *READS_BODY, *OF_TASK, errors.AlreadyStarted, errors.AlreadyFinished, errors.TaskChanged,
             errors.QuotaExceeded, *STORES,
@@ -254,26 +271,26 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/poll", "pollByBody", "Workers", WORK, "Wait for work, asked for in JSON", _POLL_ANSWERS, _POLL_ABOUT,
-        (), _json(messages.Poll, poll=examples.POLL),
+        (), _json(Poll, poll=examples.POLL),
         (*READS_BODY, errors.TooManyPolls, errors.ShuttingDown, *STORES),
     ),
     Operation(
         "POST", "/tasks/{id}/heartbeat", "heartbeat", "Workers", WORK, "Keep a lease",
-        {200: Answer("The lease goes on.", _json(messages.HeartbeatReply, kept=examples.KEPT))},
+        {200: Answer("The lease goes on.", _json(HeartbeatReply, kept=examples.KEPT))},
         "Send one every `heartbeat_seconds`. `progress` and `log` are shown with the task.",
-        (_TASK,), _json(messages.Heartbeat, heartbeat=examples.HEARTBEAT), REPORTS,
+        (_TASK,), _json(Heartbeat, heartbeat=examples.HEARTBEAT), REPORTS,
     ),
     Operation(
         "POST", "/tasks/{id}/complete", "completeTask", "Workers", WORK, "Report success",
         {
             200: Answer(
                 "Accepted; `tasks` is what `next` polled.",
-                _json(messages.ReportReply, completed=examples.REPORTED, polled=examples.REPORTED_AND_POLLED),
+                _json(ReportReply, completed=examples.REPORTED, polled=examples.REPORTED_AND_POLLED),
                 ("X-Directive",),
             )
         },
         _REPORT_ABOUT + "With `next`, the reply is also the next poll's. After a 413 the lease goes on: send less.",
-        (_TASK,), _json(messages.Complete, result=examples.COMPLETE, **{"and poll": examples.COMPLETE_AND_POLL}),
+        (_TASK,), _json(Complete, result=examples.COMPLETE, **{"and poll": examples.COMPLETE_AND_POLL}),
         REPORTS,
     ),
     Operation(
@@ -281,41 +298,41 @@ OPERATIONS: tuple[Operation, ...] = (
         {
             200: Answer(
                 "Accepted: `retrying` at `run_at`, or `failed` for good.",
-                _json(messages.ReportReply, retrying=examples.RETRYING, failed=examples.FAILED),
+                _json(ReportReply, retrying=examples.RETRYING, failed=examples.FAILED),
                 ("X-Directive",),
             )
         },
         _REPORT_ABOUT + "Attempts that are left are made after the wait that the task's `retry` says.",
-        (_TASK,), _json(messages.Fail, **{"try again": examples.FAIL, "for good": examples.FAIL_FOR_GOOD}), REPORTS,
+        (_TASK,), _json(Fail, **{"try again": examples.FAIL, "for good": examples.FAIL_FOR_GOOD}), REPORTS,
     ),
     Operation(
         "POST", "/tasks/{id}/release", "releaseTask", "Workers", WORK, "Give a task back",
-        {200: Answer("Waiting again, the attempt uncounted.", _json(messages.ReportReply, released=examples.RELEASED))},
+        {200: Answer("Waiting again, the attempt uncounted.", _json(ReportReply, released=examples.RELEASED))},
         "For a worker that ends, or cannot do this one. The task goes to the end of its priority.",
-        (_TASK,), _json(messages.Release, release=examples.RELEASE), REPORTS,
+        (_TASK,), _json(Release, release=examples.RELEASE), REPORTS,
     ),
     Operation(
         "POST", "/outcomes", "reportOutcomes", "Workers", WORK, "Report up to 1,000 tasks",
         {
             200: Answer(
-                "One entry per report, in order.", _json(messages.OutcomesReply, done=examples.OUTCOMES_DONE),
+                "One entry per report, in order.", _json(OutcomesReply, done=examples.OUTCOMES_DONE),
                 ("X-Directive",),
             )
         },
         "Each report stands for itself: one lost lease leaves the others as they are.",
-        (), _json(messages.Outcomes, outcomes=examples.OUTCOMES), (*READS_BODY, *STORES),
+        (), _json(Outcomes, outcomes=examples.OUTCOMES), (*READS_BODY, *STORES),
     ),
     Operation(
         "POST", "/heartbeats", "sendHeartbeats", "Workers", WORK, "Keep up to 1,000 leases",
-        {200: Answer("One entry per lease, in order.", _json(messages.HeartbeatsReply, kept=examples.HEARTBEATS_DONE))},
-        "", (), _json(messages.Heartbeats, heartbeats=examples.HEARTBEATS), (*READS_BODY, *STORES),
+        {200: Answer("One entry per lease, in order.", _json(HeartbeatsReply, kept=examples.HEARTBEATS_DONE))},
+        "", (), _json(Heartbeats, heartbeats=examples.HEARTBEATS), (*READS_BODY, *STORES),
     ),
     Operation(
         "GET", "/workers", "listWorkers", "Workers", READ, "List workers",
         {
             200: Answer(
                 "Who polled in the last five minutes, or holds a lease.",
-                _json(messages.WorkerList, workers=examples.WORKERS),
+                _json(WorkerList, workers=examples.WORKERS),
             )
         },
         refusals=STORE,
@@ -328,7 +345,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {
             200: Answer(
                 "It is gone, and its leases went back at once.",
-                _json(messages.SignedOff, gone={"id": examples.WORKER, "released": 1}),
+                _json(SignedOff, gone={"id": examples.WORKER, "released": 1}),
             )
         },
         parameters=(_WORKER,), refusals=(errors.InvalidId, errors.WorkerNotFound, *STORES),
@@ -338,14 +355,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET", "/queues", "listQueues", "Operators", READ, "Count all queues",
         {
             200: Answer(
-                "Counts, at most half a second old.", _json(messages.QueueList, queues={"queues": [examples.QUEUE]})
+                "Counts, at most half a second old.", _json(QueueList, queues={"queues": [examples.QUEUE]})
             )
         },
         refusals=STORE,
     ),
     Operation(
         "GET", "/queues/{job_type}", "getQueue", "Operators", READ, "Count one queue",
-        {200: Answer("Counts of now.", _json(messages.QueueRecord, queue=examples.QUEUE))},
+        {200: Answer("Counts of now.", _json(QueueRecord, queue=examples.QUEUE))},
         parameters=(Parameter("job_type", JobType, "The queue.", "path", "image_resize", required=True),),
         refusals=(errors.InvalidId, errors.QueueNotFound, *STORE),
     ),
@@ -353,24 +370,24 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/health", "getHealth", "Operators", "", "Look at the whole",
         {
-            200: Answer("It serves.", _json(messages.HealthReply, ok=examples.HEALTH)),
+            200: Answer("It serves.", _json(HealthReply, ok=examples.HEALTH)),
             503: Answer(
-                "Redis is away, or the gateway is draining.", _json(messages.HealthReply, away=examples.UNHEALTHY),
+                "Redis is away, or the gateway is draining.", _json(HealthReply, away=examples.UNHEALTHY),
                 ("Retry-After",),
             ),
         },
     ),
     Operation(
         "GET", "/health/live", "getLiveness", "Operators", "", "Ask whether the process answers",
-        {200: Answer("It does.", _json(messages.LiveReply, live={"status": "ok"}))},
+        {200: Answer("It does.", _json(LiveReply, live={"status": "ok"}))},
     ),
     Operation(
         "GET", "/health/ready", "getReadiness", "Operators", "", "Ask whether to send requests here",
         {
-            200: Answer("Yes.", _json(messages.ReadyReply, ready={"status": "ok", "reason": None})),
+            200: Answer("Yes.", _json(ReadyReply, ready={"status": "ok", "reason": None})),
             503: Answer(
                 "No: Redis is away or unfit, or the gateway is draining.",
-                _json(messages.ReadyReply, away={"status": "unavailable", "reason": "Redis does not answer"}),
+                _json(ReadyReply, away={"status": "unavailable", "reason": "Redis does not answer"}),
                 ("Retry-After",),
             ),
         },

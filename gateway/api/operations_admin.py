@@ -9,6 +9,7 @@ from gateway.api import admin_messages, examples, messages
 from gateway.api.admin_messages import TenantName
 from gateway.api.messages import JobType
 from gateway.api.openapi import Answer, Body, Causes, Operation, Parameter
+from gateway.api.task_messages import BulkReply
 from gateway.identity import ADMIN, READ
 
 STORE: Causes = (errors.StoreUnavailable,)
@@ -74,7 +75,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {
             200: Answer(
                 "How many tasks the filter met, and how many went back.",
-                _json(messages.BulkReply, done=examples.BULK_DONE, more=examples.BULK_MORE),
+                _json(BulkReply, done=examples.BULK_DONE, more=examples.BULK_MORE),
             )
         },
         "With `rate_per_second` they become due one after the other. At most 10,000 tasks at once, and as many as the "

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 
 from gateway import __version__, metrics
+from gateway.api.admin_messages import HealthReply, LiveReply, QueueList, QueueRecord, ReadyReply
 from gateway.api.endpoint import Call, Reply
 from gateway.api.guard import Guard
 from gateway.api.ids import queue_named
-from gateway.api.messages import HealthReply, LiveReply, QueueList, QueueRecord, ReadyReply
 from gateway.api.replies import encode
 from gateway.errors import QueueNotFound, Refusal, StoreUnavailable
 from gateway.metrics import Metrics

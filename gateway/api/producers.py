@@ -12,9 +12,9 @@ from gateway.api import parameters
 from gateway.api.codec import raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queue_of, queues_of
-from gateway.api.messages import PatchTask, TaskList
 from gateway.api.replies import encode, task_reply
 from gateway.api.requests import PRIORITY, run_at_of
+from gateway.api.task_messages import PatchTask, TaskList
 from gateway.api.waits import MAX_WAIT_SECONDS, Waits, preferred_wait
 from gateway.errors import InvalidMember, InvalidParameter
 from gateway.limits import TenantLimits

@@ -21,9 +21,9 @@ from gateway.api.bulk import MAX_TASKS, PAGE_TASKS, room_for
 from gateway.api.codec import read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queue_named
-from gateway.api.messages import BulkReply, TaskFilter
 from gateway.api.replies import encode, retry_rule
 from gateway.api.requests import filter_of, retry_policy
+from gateway.api.task_messages import BulkReply, TaskFilter
 from gateway.api.times import format_time, parse_ahead
 from gateway.errors import (
     InvalidMember,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw
 
-from gateway.api.messages import AttemptRecord, LeasedTaskReply, LogRecord, Priority, RetryRule, TaskReply
+from gateway.api.messages import Priority
+from gateway.api.task_messages import AttemptRecord, LeasedTaskReply, LogRecord, RetryRule, TaskReply
 from gateway.api.times import format_time
 from gateway.retries import DEFAULT_RETRY, RetryPolicy
 from gateway.tasks import PRIORITIES, LeasedTask, Task

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from gateway.api.codec import check_text, decode, raw_bytes
 from gateway.api.endpoint import Call
-from gateway.api.messages import NewTask, Retry, TaskFilter
+from gateway.api.task_messages import NewTask, Retry, TaskFilter
 from gateway.api.times import NO_TIME, parse_ahead, parse_time
 from gateway.errors import BatchTooLarge, InvalidMember, Refusal
 from gateway.queue_settings import Unsaid

@@ -13,7 +13,9 @@ from gateway.api.audit import audit
 from gateway.api.codec import raw_bytes, read_message
 from gateway.api.endpoint import Call, Reply
 from gateway.api.ids import queue_of, queues_of, worker_of
-from gateway.api.messages import (
+from gateway.api.replies import encode, leased_reply
+from gateway.api.times import format_time
+from gateway.api.worker_messages import (
     Complete,
     DirectiveReply,
     Fail,
@@ -37,8 +39,6 @@ from gateway.api.messages import (
     WorkerList,
     WorkerRecord,
 )
-from gateway.api.replies import encode, leased_reply
-from gateway.api.times import format_time
 from gateway.errors import ForbiddenJobType, InvalidMember, InvalidParameter, Refusal, WorkerNotFound
 from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway import config, jwts
-from gateway.api import admin_messages, enqueue, messages, requests, waits
+from gateway.api import enqueue, requests, waits
+from gateway.api.admin_messages import NewKey, NewLimits, NewQueueSettings, Pause, Redrive
 from gateway.api.codec import check_media_type, check_text, decode, raw_bytes
 from gateway.api.endpoint import Call
 from gateway.api.large_bodies import LargeBodies
+from gateway.api.task_messages import Bulk, NewTask, PatchTask, Retry
 from gateway.api.times import parse_time
+from gateway.api.worker_messages import Complete, Fail, Heartbeat, Heartbeats, Outcomes, Poll
 from gateway.api.workers import _poll_of_query
 from gateway.authentication import Authenticator
 from gateway.errors import InternalError, Refusal
@@ -80,21 +83,21 @@ def _run(coroutine: Any) -> Any:
 
 def _requests() -> list[Target]:
     kinds = [
-        (messages.NewTask, b'{"job_type":"demo","payload":{"a":[1,2.5e3,"x\\u00e9\\n",true,null]},"tags":{"k":"v"}}'),
-        (messages.NewTask, b'{"title":"t","run_at":"2030-01-31T08:00:00Z","retry":{"delays_seconds":[1,2]}}'),
-        (messages.PatchTask, b'{"priority":"high","delay_seconds":1.5,"tags":{},"payload":[]}'),
-        (messages.Bulk, b'{"filter":{"status":["failed"],"tags":{"a":"b"},"created_after":"2030-01-31T08:00:00Z"}}'),
-        (messages.Poll, b'{"worker_id":"w1","task_type":["a","b"],"wait":1.5,"max":10,"poll_id":"p"}'),
-        (messages.Heartbeat, b'{"lease_token":"t","progress":[0.5],"log":["one","two"],"lease_seconds":5}'),
-        (messages.Complete, b'{"lease_token":"t","result":{"a":{}},"next":{"max":1,"wait":0,"task_type":"x"}}'),
-        (messages.Fail, b'{"lease_token":"t","error":{"type":"E","message":"m","details":[]},"retryable":false}'),
-        (messages.Outcomes, b'{"worker_id":"w","outcomes":[{"id":"a~1","lease_token":"t","outcome":"fail"}]}'),
-        (messages.Heartbeats, b'{"worker_id":"w","leases":[{"id":"a~1","lease_token":"t","progress":1}]}'),
-        (admin_messages.NewQueueSettings, b'{"max_pending":5,"defaults":{"retry":{"backoff":"fixed"}},"paused":true}'),
-        (admin_messages.Pause, b'{"until":"2030-01-31T08:00:00Z"}'),
-        (admin_messages.Redrive, b'{"rate_per_second":0.5,"filter":{"job_type":"a"},"dry_run":true}'),
-        (admin_messages.NewKey, b'{"name":"ci","scopes":["work"],"job_types":["a.*"],"expires_in_seconds":60}'),
-        (admin_messages.NewLimits, b'{"max_pending":5,"max_stored_bytes":1000000}'),
+        (NewTask, b'{"job_type":"demo","payload":{"a":[1,2.5e3,"x\\u00e9\\n",true,null]},"tags":{"k":"v"}}'),
+        (NewTask, b'{"title":"t","run_at":"2030-01-31T08:00:00Z","retry":{"delays_seconds":[1,2]}}'),
+        (PatchTask, b'{"priority":"high","delay_seconds":1.5,"tags":{},"payload":[]}'),
+        (Bulk, b'{"filter":{"status":["failed"],"tags":{"a":"b"},"created_after":"2030-01-31T08:00:00Z"}}'),
+        (Poll, b'{"worker_id":"w1","task_type":["a","b"],"wait":1.5,"max":10,"poll_id":"p"}'),
+        (Heartbeat, b'{"lease_token":"t","progress":[0.5],"log":["one","two"],"lease_seconds":5}'),
+        (Complete, b'{"lease_token":"t","result":{"a":{}},"next":{"max":1,"wait":0,"task_type":"x"}}'),
+        (Fail, b'{"lease_token":"t","error":{"type":"E","message":"m","details":[]},"retryable":false}'),
+        (Outcomes, b'{"worker_id":"w","outcomes":[{"id":"a~1","lease_token":"t","outcome":"fail"}]}'),
+        (Heartbeats, b'{"worker_id":"w","leases":[{"id":"a~1","lease_token":"t","progress":1}]}'),
+        (NewQueueSettings, b'{"max_pending":5,"defaults":{"retry":{"backoff":"fixed"}},"paused":true}'),
+        (Pause, b'{"until":"2030-01-31T08:00:00Z"}'),
+        (Redrive, b'{"rate_per_second":0.5,"filter":{"job_type":"a"},"dry_run":true}'),
+        (NewKey, b'{"name":"ci","scopes":["work"],"job_types":["a.*"],"expires_in_seconds":60}'),
+        (NewLimits, b'{"max_pending":5,"max_stored_bytes":1000000}'),
     ]  # fmt: skip
     by_kind: dict[type, list[bytes]] = {}
     for kind, seed in kinds:
@@ -189,7 +192,7 @@ def _settings(data: bytes) -> None:
 
 def _retry_rule(data: bytes) -> None:
     check_text(data)
-    rule = decode(data, msgspec.json.Decoder(messages.Retry))
+    rule = decode(data, msgspec.json.Decoder(Retry))
     policy: RetryPolicy = requests.retry_policy(rule)
     Defaults(retry=policy)
 
