@@ -194,7 +194,7 @@ MUTANTS = {
         new="if self._captured_signals:", caught_as=frozenset(("gateway died",)), faults=("gateway_term",),
     ),
     "idempotency key ignored": Mutant(
-        file="gateway/api/producers.py", old="key = _idempotency_key(call)", new="key = None",
+        file="gateway/api/enqueue.py", old="key = _idempotency_key(call)", new="key = None",
         caught_as=frozenset(("stored twice", "one key, two tasks")), faults=("client_link", "gateway_kill"),
         seconds=12.0,
     ),
