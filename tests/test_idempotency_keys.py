@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.tasks import TaskSpec
 from tests import lives
@@ -123,6 +124,31 @@ async def test_batches_are_replayed_as_they_were(gateway: LiveGateway) -> None:
     again = await _post(gateway, "a", batch)
     assert (again.status_code, again.content) == (200, first.content)
     assert await _pending(gateway) == 1
+
+
+async def test_a_batch_of_which_a_part_is_in_doubt_is_made_whole_by_its_repetition(
+    clocked_gateway: LiveGateway, clock: Clock, redis: Redis
+) -> None:
+    """What nobody knows of is no outcome to replay."""
+    gateway = clocked_gateway
+    for key, batch in (("a", [{"job_type": "demo"}, {"job_type": "other"}]), ("b", [{"job_type": "other"}, {"no": 1}])):
+        before = await redis.zcard("arq:queue:{default:demo}")
+        other = await redis.zcard("arq:queue:{default:other}")
+        if other:
+            await redis.rename("arq:queue:{default:other}", "aside")
+        await redis.set("arq:queue:{default:other}", "no queue")
+        refused = await _post(gateway, key, batch)
+        assert (refused.status_code, refused.json()["code"]) == (500, "internal"), refused.text
+        await redis.delete("arq:queue:{default:other}")
+        if other:
+            await redis.rename("aside", "arq:queue:{default:other}")
+        clock.advance(11)
+        reply = await _post(gateway, key, batch)
+        made = reply.json().get("tasks") or [one["task"] for one in reply.json()["results"] if one["status"] == 201]
+        assert len(made) == (2 if key == "a" else 1), reply.text
+        assert await redis.zcard("arq:queue:{default:demo}") == before + (key == "a"), "what was stored is stored once"
+        assert await redis.zcard("arq:queue:{default:other}") == other + 1
+        assert (await _post(gateway, key, batch)).content == reply.content
 
 
 async def test_a_repeated_request_may_still_wait_for_the_end(gateway: LiveGateway) -> None:

@@ -35,6 +35,9 @@ from gateway.task_manager import TaskManager
 from gateway.tasks import Queue, Task, TaskSpec, is_final
 
 _HELD_TRIES = 5
+# What may have been done, or may be done yet. With an Idempotency-Key that is no item's answer, to be given again for a
+# day: the request is refused as a whole, and its repetition makes what is missing.
+_UNSETTLED = (StoreUnavailable, InternalError, StoreFull)
 
 
 class Enqueue:
@@ -158,7 +161,7 @@ class Enqueue:
                     queue, chosen, atomic=atomic, names=mine
                 )
             except Refusal as refusal:
-                if len(queues) == 1 and not wrong:
+                if (len(queues) == 1 and not wrong) or (names and isinstance(refusal, _UNSETTLED)):
                     raise
                 stored = [refusal] * len(numbers)
             for number, one in zip(numbers, stored, strict=True):
@@ -174,6 +177,8 @@ class Enqueue:
             queue = Queue(call.identity.tenant, spec.job_type)
             task, is_new = await self._stored(queue, spec, outcome, name)
         except Refusal as refusal:
+            if name and isinstance(refusal, _UNSETTLED):
+                raise
             error = Raw(problems.encode(refusal, call.request_id))
             return ItemResult(status=problems.status_of(refusal), error=error)
         return ItemResult(status=201 if is_new else 200, task=task_reply(task, jobs=call.jobs))
