@@ -78,11 +78,12 @@ def possible_unseen(timeline: Timeline, task: str, unseen: int, since: float, un
     """
     if unseen <= 0:
         return True
-    if until - since < unseen * SHORTEST_LEASE_SECONDS - ROUNDING_SECONDS:
+    last = until - SHORTEST_LEASE_SECONDS + ROUNDING_SECONDS
+    if last - since < (unseen - 1) * SHORTEST_LEASE_SECONDS:
         return False
     queue = task.partition("~")[0]
     return any(
-        poll.start < until and poll.end + _LATE_CLAIM_SECONDS > since and asks_for(poll, queue)
+        poll.start < last and poll.end + _LATE_CLAIM_SECONDS > since and asks_for(poll, queue)
         for poll in timeline.lost_polls
     )
 
