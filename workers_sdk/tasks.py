@@ -71,6 +71,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     priority: str = "normal"
     tags: dict[str, str] | None = None
     concurrency_key: str | None = None
+    unique_key: str | None = None
+    retry: RetryRule | None = None
     created_at: datetime | None = None
     run_at: datetime | None = None
     started_at: datetime | None = None
