@@ -44,7 +44,7 @@ from gateway.store.calls import Kept, Reported
 from gateway.store.registry import DirectiveName, Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
-from gateway.tasks import LeasedTask, Queue
+from gateway.tasks import Lease, LeasedTask, Queue
 
 DEFAULT_WAIT_SECONDS = 25.0
 MAX_TYPES = 100
@@ -305,12 +305,12 @@ class Workers:
             id=one.id, status=200, lease_seconds=kept.lease_ms / 1000, cancel_requested=kept.cancel_requested
         )
 
-    async def _queues_and_leases(self, call: Call) -> tuple[list[Queue], list[list[Any]]]:
+    async def _queues_and_leases(self, call: Call) -> tuple[list[Queue], list[list[Lease]]]:
         queues = await queues_of(call, self._store, self._registry, None)
         return queues, await asyncio.gather(*(self._all_leases(queue) for queue in queues))
 
-    async def _all_leases(self, queue: Queue) -> list[Any]:
-        found: dict[str, Any] = {}
+    async def _all_leases(self, queue: Queue) -> list[Lease]:
+        found: dict[str, Lease] = {}
         offset = 0
         while True:
             window = await self._store.leases(queue, offset)
