@@ -117,7 +117,7 @@ async def test_every_verb_touches_one_slot_on_every_primary(store: ClusterStore,
         assert not await store.tasks.watch(queue, six.task.id, 1000)
         await store.tasks.expire(queue)
         await store.tasks.pass_ring_on(queue)
-        assert len(await store.tasks.leases(queue, 0)) == 2
+        assert len(await store.tasks.leases(queue)) == 2
         await store.tasks.delete(queue, waiting)
         assert (await store.tasks.configure(queue, QueueSettings(max_processing=5))).max_processing == 5
         await store.tasks.spend("tenant:default", queue.job_type, 60, 0)

@@ -195,7 +195,7 @@ async def whole_life(store: Store, clock: Clock, queue: Queue = lives.QUEUE) -> 
     clock.advance(1)
     assert (await tasks.expire(queue)).promoted == 2
     one, two = await lives.take(store, 2, queue=queue)
-    assert len(await tasks.leases(queue, 0)) == 2
+    assert len(await tasks.leases(queue)) == 2
     await tasks.release(queue, one.task.id, one.token)
     await lives.complete(store, two, b'{"done": true}', queue)
     assert await tasks.cancel(queue, one.task.id) is True

@@ -189,7 +189,7 @@ async def test_a_poll_may_choose_the_length_of_its_leases(store: Store, clock: C
     await lives.enqueue(store, lease_ms=10_000)
     leased = await lives.take_one(store, lease_ms=2000)
     assert leased.lease_ms == 2000
-    (lease,) = await store.tasks.leases(lives.QUEUE, 0)
+    (lease,) = await store.tasks.leases(lives.QUEUE)
     assert (lease.task_id, lease.token, lease.worker_id) == (leased.task.id, leased.token, "w1")
     assert (lease.started_at_ms, lease.ends_at_ms) == (clock.now_ms, clock.now_ms + 2000)
 
@@ -498,3 +498,12 @@ async def test_a_released_task_must_still_be_started_in_time(store: Store, clock
         clock.advance(6)
         await store.tasks.expire(lives.QUEUE)
         assert await lives.status_of(store, task.id) is Status.FAILED
+
+
+async def test_leases_are_listed_to_the_end_although_some_cannot_be_read(store: Store, redis: Redis) -> None:
+    await lives.enqueue_many(store, 7)
+    taken = [one.task.id for one in await lives.take(store, 7)]
+    for task_id in taken[2:4]:
+        await redis.set(f"arq:in-progress:{store.tasks.arq_id(lives.QUEUE, task_id).decode()}", b"no lease")
+    found = await store.tasks.leases(lives.QUEUE, a_call=2)
+    assert sorted(lease.task_id for lease in found) == sorted([*taken[:2], *taken[4:]])

@@ -307,17 +307,7 @@ class Workers:
 
     async def _queues_and_leases(self, call: Call) -> tuple[list[Queue], list[list[Lease]]]:
         queues = await queues_of(call, self._store, self._registry, None)
-        return queues, await asyncio.gather(*(self._all_leases(queue) for queue in queues))
-
-    async def _all_leases(self, queue: Queue) -> list[Lease]:
-        found: dict[str, Lease] = {}
-        offset = 0
-        while True:
-            window = await self._store.leases(queue, offset)
-            found.update((lease.task_id, lease) for lease in window)
-            if len(window) < 500:
-                return list(found.values())
-            offset += len(window)
+        return queues, await asyncio.gather(*(self._store.leases(queue) for queue in queues))
 
 
 async def _when_gone(call: Call, hang_up: Any) -> None:

@@ -23,13 +23,13 @@ class LeasesCall(ScriptCall):
         queue = items[0][0]
         tag = self.store.keys.of(queue).tag
         leases = []
-        for raw_id, raw in zip(reply[2::2], reply[3::2], strict=True):
+        for raw_id, raw in zip(reply[3::2], reply[4::2], strict=True):
             record = arq_format.decode_lease(raw)
             task_id = public_id(queue.job_type, raw_id.decode("utf-8", "surrogateescape"), tag)
             leases.append(
                 Lease(task_id, record.token, record.worker_id, int(record.started_at_ms), int(record.ends_at_ms))
             )
-        return [leases]
+        return [(leases, reply[2])]
 
 
 class ReadCall(ScriptCall):

@@ -357,10 +357,17 @@ class TaskStore(Caller):
         """Let another gateway claim: no poll waits here any more. Source: lua/ring.lua."""
         await self.submit("chore", "ring", self.keys.of(queue), queue)
 
-    async def leases(self, queue: Queue, offset: int, limit: int = 500) -> list[Lease]:
-        """List a queue's leases, earliest end first, a window at a time. Source: lua/leases.lua."""
-        leases: list[Lease] = await self.submit("read", "leases", self.keys.of(queue), (queue, offset, limit))
-        return leases
+    async def leases(self, queue: Queue, *, a_call: int = 500) -> list[Lease]:
+        """List a queue's leases, earliest end first, a window of so many a call. Source: lua/leases.lua."""
+        found: dict[str, Lease] = {}
+        offset, looked_at = 0, a_call
+        while looked_at == a_call:
+            item = (queue, offset, a_call)
+            leases, looked_at = await self.submit("read", "leases", self.keys.of(queue), item)
+            # Between two calls a lease may have been kept, and stand further back.
+            found.update((lease.task_id, lease) for lease in leases)
+            offset += looked_at
+        return list(found.values())
 
     async def _end_corrupt(self, queue: Queue, leased: LeasedTask, reason: str) -> None:
         error = msgspec.json.encode({"type": "corrupt", "message": reason[:1000]})

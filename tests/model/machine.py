@@ -269,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(job_type=job_types)
     def list_the_leases(self, job_type: str) -> None:
         store = self.bench.stores["gw1"].tasks
-        found = self.bench.run(store.leases(Queue("default", job_type), 0))
+        found = self.bench.run(store.leases(Queue("default", job_type)))
         wanted = {
             task.id: (task.lease.token, task.lease.worker_id, task.lease.started_at_ms, task.lease.ends_at_ms)
             for task in self.pair.queues[job_type].tasks.values()
