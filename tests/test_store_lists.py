@@ -215,7 +215,7 @@ async def test_leases_are_listed_by_their_end(store: Store) -> None:
     await lives.enqueue_many(store, 5)
     ends = [9000, 1000, 5000, 7000, 3000]
     taken = [await lives.take_one(store, lease_ms=end, worker_id=f"w{end}") for end in ends]
-    leases = await store.tasks.leases(lives.QUEUE, 0)
+    leases = await store.tasks.leases(lives.QUEUE)
     assert [lease.worker_id for lease in leases] == ["w1000", "w3000", "w5000", "w7000", "w9000"]
     assert {lease.token for lease in leases} == {leased.token for leased in taken}
     assert [lease.worker_id for lease in await store.tasks.leases(lives.QUEUE, 2, 2)] == ["w5000", "w7000"]
