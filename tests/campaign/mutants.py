@@ -177,7 +177,8 @@ MUTANTS = {
     ),
     "entries of a batch answered 500": Mutant(
         file="gateway/api/workers.py", old="return OutcomeResult(id=one.id, status=200,",
-        new="return OutcomeResult(id=one.id, status=500,", caught_as=frozenset(("unexpected 5xx",)),
+        new='return OutcomeResult(id=one.id, error=Raw(b\'{"code":"internal"}\'), status=500,',
+        caught_as=frozenset(("unexpected 5xx",)),
     ),
     "replies without a member": Mutant(
         file="gateway/api/replies.py", old="if task.run_at_ms:", new="if task.run_at_ms % 7:",
