@@ -130,6 +130,18 @@ class TestPace:
         clock.advance(0.1)
         assert len(await take(store)) == 1
 
+    async def test_a_slower_rate_does_not_hold_up_a_faster_one(self, store: Store, clock: Clock) -> None:
+        await store.tasks.configure(DEMO, QueueSettings(rate_per_second=0.001))
+        await enqueue(store, 3)
+        assert len(await take(store)) == 1
+        clock.advance(1)
+        assert await take(store) == []
+        await store.tasks.configure(DEMO, QueueSettings(rate_per_second=10))
+        assert len(await take(store)) == 1
+        assert await take(store) == []
+        clock.advance(0.1)
+        assert len(await take(store)) == 1
+
     async def test_a_waiting_poll_gets_its_task_when_the_pace_allows(self, gateway: LiveGateway) -> None:
         await put(gateway, rate_per_second=4)
         for _ in range(4):

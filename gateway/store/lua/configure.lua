@@ -33,7 +33,6 @@ if paused_until > now then
 else
   redis.call('HDEL', SETTINGS, 'paused_until_ms')
 end
-if total ~= '' and not tonumber(redis.call('HGET', SETTINGS, 'rate_per_second') or nil) then redis.call('DEL', PACE) end
 known_settings = nil
 local spread = math.max((copied or narrowed) and settings().spread or before.spread, settings().partitions)
 if spread > 1 then redis.call('HSET', SETTINGS, 'spread', spread) else redis.call('HDEL', SETTINGS, 'spread') end
@@ -44,6 +43,8 @@ if spread > before.spread and PARTITION == 0 then
   end
 end
 known_settings = nil
+-- What was handed out at another rate is paid for: a slower one must not hold up a faster one.
+if settings().rate_per_second ~= before.rate_per_second then redis.call('DEL', PACE) end
 local left = redis.call('ZCOUNT', QUEUE, HELD, HELD)
 if total ~= '' and left > 0 then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, HELD, HELD, 'LIMIT', 0, 500)) do
@@ -53,6 +54,6 @@ if total ~= '' and left > 0 then
   end
   left = redis.call('ZCOUNT', QUEUE, HELD, HELD)
 end
-local mine = ring(now, ready_count(), gateway)
+local mine = ring(now, ready_count() - unheld, gateway)
 settle(now)
 return { 'ok', now, mine, fresh, paused_until > now and paused_until or 0, left }

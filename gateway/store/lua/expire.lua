@@ -98,7 +98,7 @@ if settings().governed then
   local waiting = ready_count()
   if waiting > 0 then
     local free, at = room(now)
-    if free > 0 then mine = ring(now, waiting, gateway) end
+    if free > 0 then mine = ring(now, waiting - unheld, gateway) end
     -- While some may go out, that none does is for want of polls: there is nothing to come back for.
     if free <= 0 and at > 0 then consider({ '', at }, 0) end
   end
