@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from gateway.errors import InternalError
+from gateway.queue_settings import FOR_EVER_MS, QueueSettings
 from gateway.store.calls import Claim
 from gateway.tasks import TaskSpec
 from tests.harness import RedisServer
@@ -28,7 +29,8 @@ _MET = frozenset({
     "claim served", "claim registered", "heartbeat kept", "heartbeat LeaseLost",
     "complete completed", "complete LeaseLost", "fail retrying", "release pending", "release scheduled",
     "expire lapsed", "expire timed_out", "expire expired", "expire promoted", "expire purged", "cancel True",
-    "cancel False", "patch None", "delete None",
+    "cancel False", "patch None", "delete None", "configure", "configure StaleSettings", "purge", "claim held back",
+    "claim without room",
 })  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def make_bench(redis_server: RedisServer) -> Iterator[Callable[..., Bench]]:
 
 def test_the_store_does_what_the_model_does(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
-    run_state_machine_as_test(StoreMachine.over(bench), settings=_settings(40, 50))
+    run_state_machine_as_test(StoreMachine.over(bench), settings=_settings(60, 50))
     assert bench.calls >= 1000
     assert set(bench.seen) >= _MET, f"never met: {_MET - set(bench.seen)}"
 
@@ -89,7 +91,7 @@ def _everything(pair: Pair) -> tuple[list[str], dict[str, list[str]]]:
         pair.make(Call(verb, _DEMO, "gw1", ([task_id],)))
 
     def fail(task_id: str, retryable: bool = True, wait_ms: int = 600_000) -> None:
-        report("fail", task_id, _ERROR, _ERROR, retryable, wait_ms)
+        report("fail", task_id, _ERROR, _ERROR, retryable, wait_ms, 0)
 
     ids = [claimed(lease_ms=10_000)]  # its lease will be over, and nobody swept
     ids.append(claimed(timeout_ms=10_000))  # so will its time
@@ -126,6 +128,9 @@ def _everything(pair: Pair) -> tuple[list[str], dict[str, list[str]]]:
     claim()
     ids.append(claimed())
     change("cancel", ids[-1])
+    ids.append(claimed(concurrency_key="k"))
+    ids.append(enqueue(concurrency_key="k"))
+    claim()  # it is held back
     ids.append(enqueue(priority=3))
     ids.append(enqueue(priority=3))
     change("delete", ids[-1])
@@ -137,7 +142,7 @@ def _everything(pair: Pair) -> tuple[list[str], dict[str, list[str]]]:
 _REPORTS: dict[str, list[tuple[Any, ...]]] = {
     "heartbeat": [(0, b"", ()), (60_000, b"2", ("one", "two"))],
     "complete": [(b"2",)],
-    "fail": [(_ERROR, _ERROR, True, 60_000), (_ERROR, _ERROR, True, 0), (_ERROR, _ERROR, False, 0)],
+    "fail": [(_ERROR, _ERROR, True, 60_000, 0), (_ERROR, _ERROR, True, 0, 20_000), (_ERROR, _ERROR, False, 0, 0)],
     "release": [(0, False, None), (0, True, None), (60_000, False, None)],
 }
 
@@ -148,6 +153,8 @@ _THE_TASK = object()
 _OTHERS: dict[str, list[tuple[Any, ...]]] = {
     "claim": [([Claim("w1", 50, seed="last")], True, 0, 0), ([Claim("w1", 0, seed="last")], False, 0, 0)],
     "expire": [(1,), (200,)],
+    "purge": [()],
+    "configure": [(QueueSettings(max_processing_per_key=2), None, b""), (None, None, FOR_EVER_MS)],
     "ring": [()],
     "patch": [(_THE_TASK, {"priority": 0}, None), (_THE_TASK, {"payload": b"2"}, b"0"), (_THE_TASK, {}, b"+60000")],
     "watch": [(_THE_TASK, 300_000)],
@@ -191,6 +198,70 @@ def test_a_full_queue_takes_no_task_back_from_any_state(make_bench: Callable[...
     _walk(make_bench(), "retry", limit=5)
 
 
+_LIMITS = [
+    QueueSettings(max_processing=2), QueueSettings(rate_per_second=0.5), QueueSettings(rate_per_second=40.0),
+    QueueSettings(max_processing_per_key=2), QueueSettings(max_pending=3), QueueSettings(),
+]  # fmt: skip
+
+
+def _walk_limits(bench: Bench) -> None:
+    """Set one limit after the other, and claim before and when time lets more go; then pause, likewise."""
+    pair = Pair(bench, 100)
+
+    def configure(settings: QueueSettings | None, until_ms: int | bytes = b"") -> None:
+        pair.make(Call("configure", _DEMO, "gw2", (settings, None, until_ms)))
+
+    def claim() -> None:
+        for early_ms in (None, 1, 0, None):
+            if early_ms is not None:
+                pair.pass_time(max(pair.now_ms, pair.queues[_DEMO].resumes_ms(pair.now_ms) - early_ms))
+            pair.make(Call("claim", _DEMO, "gw1", ([Claim("w1", 3, seed=pair.seed())], True, 0, 0)))
+
+    def enqueue() -> None:
+        items = [(pair.ulid(), TaskSpec(_DEMO, concurrency_key="k" if number % 2 else None)) for number in range(8)]
+        pair.make(Call("enqueue", _DEMO, "gw1", ([(items, False)],)))
+
+    for limit in _LIMITS:
+        configure(limit)
+        enqueue()
+        claim()
+        lease = pair.queues[_DEMO].all(lambda task: task.lease)[0]
+        assert lease.lease is not None
+        pair.make(Call("fail", _DEMO, "gw1", ([(lease.id, lease.lease.token, _ERROR, _ERROR, True, 0, 2_000)],)))
+        claim()
+    for until_ms in (pair.now_ms + 5_000, b"+7000", b"+100"):
+        enqueue()
+        configure(None, until_ms)
+        claim()
+    pair.drain()
+
+
+def _walk_held(bench: Bench) -> None:
+    """Hold a task back while two gateways wait; then let it go, by more room and by the end of the one that ran."""
+    for let_go in (
+        Call("configure", _DEMO, "gw3", (QueueSettings(max_processing_per_key=2), None, b"")),
+        Call("expire", _DEMO, "gw3", (200,)),
+    ):
+        pair = Pair(bench, 100)
+        pair.make(Call("configure", _DEMO, "gw3", (QueueSettings(max_processing=9), None, b"")))
+        spec = TaskSpec(_DEMO, concurrency_key="k", max_attempts=1, lease_ms=10_000)
+        pair.make(Call("enqueue", _DEMO, "gw3", ([([(pair.ulid(), spec), (pair.ulid(), spec)], False)],)))
+        for gateway in ("gw3", "gw1", "gw2"):
+            pair.make(Call("claim", _DEMO, gateway, ([Claim("w", 1, seed=pair.seed())], True, 0, 0)))
+        pair.pass_time(pair.now_ms + 10_001)
+        pair.make(let_go)
+        assert len(pair.queues[_DEMO].published) == 1
+        pair.drain()
+
+
+def test_of_what_is_let_go_as_many_hear_as_can_be_served(make_bench: Callable[..., Bench]) -> None:
+    _walk_held(make_bench())
+
+
+def test_each_limit_holds_to_the_ms(make_bench: Callable[..., Bench]) -> None:
+    _walk_limits(make_bench())
+
+
 # (verb of the script that is broken, or "" for what several share; what stands there when it is loaded, constants in
 # their places; what is put in its place; the verb whose walk notices it, or "" for runs by chance)
 _BROKEN = {
@@ -210,6 +281,20 @@ _BROKEN = {
         "", "'arq:retry:' .. id, OURS .. 'trail:' .. entry,", "'arq:retry:' .. id,", "delete",
     ),
     "the bound is not kept": ("enqueue", "taken + room <= limit", "taken <= limit", ""),
+    "a queue has no bound of its own": ("", "part_of(settings().max_pending or limit,", "part_of(limit,", "limits"),
+    "any number runs at a time": ("", "if set.max_processing then free =", "if false then free =", "limits"),
+    "any number of a key runs at a time": (
+        "claim", ">= settings().max_processing_per_key then", ">= 2 ^ 31 then", "held",
+    ),
+    "what was held back stays so": ("", "id) == 1 then unhold(key) end", "id) == 1 then return end", ""),
+    "what is let go is rung for twice": ("configure", "ready_count() - unheld,", "ready_count(),", "held"),
+    "what a sweep lets go is rung for twice": ("expire", "waiting - unheld,", "waiting,", "held"),
+    "a pause is over early": (
+        "", "if set.paused_until_ms > now then", "if set.paused_until_ms > now + 1000 then", "limits",
+    ),
+    "no pace is kept": ("", "arrival = arrival + tasks * step", "arrival = arrival", "limits"),
+    "a slower rate holds up a faster one": ("configure", "~= before.rate_per_second then", "== 0 then", "limits"),
+    "a purge leaves what is held back": ("purge", "exclusive(2 ^ 50), 'LIMIT'", "exclusive(2 ^ 49), 'LIMIT'", "purge"),
 }  # fmt: skip
 
 
@@ -228,7 +313,9 @@ def test_a_broken_store_is_noticed(make_bench: Callable[..., Bench], name: str) 
     assert any(changed), f"the scripts no longer say {stands!r}: break them in another way"
 
     def runs() -> None:
-        if walked:
+        if walked in ("limits", "held"):
+            {"limits": _walk_limits, "held": _walk_held}[walked](bench)
+        elif walked:
             _walk(bench, walked, "no token of theirs" if walked == "complete" else "the last token")
         else:
             run_state_machine_as_test(StoreMachine.over(bench), settings=_settings(100, 50))

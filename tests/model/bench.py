@@ -12,9 +12,10 @@ import msgspec
 
 from gateway.app import LANES
 from gateway.errors import Refusal
+from gateway.queue_settings import QueueSettings
 from gateway.store import scripts
 from gateway.store.batching import Lane
-from gateway.store.calls import Claimed, Held
+from gateway.store.calls import Claimed, Held, StaleSettings
 from gateway.store.connect import Connections
 from gateway.store.inspector import Inspector
 from gateway.store.keys import Keys
@@ -50,6 +51,8 @@ class Ears:
     def alarm(self, queue: Queue, at_ms: int) -> None:
         self.alarms.append((queue.job_type, at_ms))
 
+    def spread(self, queue: Queue, partitions: list[Queue]) -> None: ...
+
     def count(self, name: str, number: int) -> None: ...
 
     def dispatched(self, waited_ms: int) -> None: ...
@@ -67,7 +70,13 @@ class GatewayStore:
             sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
             loaded[verb] = scripts.Script(verb, source, sha)
         lanes = {lane: Lane(self.connections.link(), loaded, lambda *_: None) for lane in LANES}
-        self.tasks = TaskStore(keys, lanes, name, 0, clock)
+        self._make_tasks = lambda: TaskStore(keys, lanes, name, 0, clock)
+        self.begin(Ears(), 0)
+
+    def begin(self, ears: Ears, limit: int) -> None:
+        """Start as a gateway that knows of no queue yet. limit: of a queue that has none of its own."""
+        self.tasks = self._make_tasks()
+        self.tasks.listener, self.tasks.queue_limit = ears, limit
         self.inspector = Inspector(self.tasks)
 
     async def close(self) -> None:
@@ -93,8 +102,6 @@ class Bench:
 
     async def _open(self, url: str, change: Callable[[str, str], str]) -> None:
         self.stores = {name: GatewayStore(url, self.clock, name, change) for name in GATEWAYS}
-        for store in self.stores.values():
-            store.tasks.listener = self.ears
         self.redis = self.stores["gw1"].connections.redis
         self.contents = Contents(self.redis)
         self._channel = self.redis.pubsub()
@@ -114,11 +121,8 @@ class Bench:
 
     def run(self, step: Awaitable[Any]) -> Any:
         """Wait for one thing."""
-
-        async def wait() -> Any:
-            return await step
-
-        return self._runner.run(wait())
+        # The runner's own `run` takes and gives back the handler of SIGINT each time: a quarter of a run.
+        return self._runner.get_loop().run_until_complete(step)
 
     def reset(self, now_ms: int, limit: int) -> None:
         """Begin anew: an empty Redis, another time, another bound."""
@@ -126,7 +130,7 @@ class Bench:
         self.ears.alarms, self.ears.mine = [], 0
         self.contents.forget()
         for store in self.stores.values():
-            store.tasks.queue_limit = limit
+            store.begin(self.ears, limit)
         self.run(self.redis.flushdb())
 
     def call(self, call: Call) -> Any:
@@ -219,8 +223,10 @@ async def _complete(store: GatewayStore, queue: Queue, reports: Any) -> list[Any
 
 async def _fail(store: GatewayStore, queue: Queue, reports: Any) -> list[Any]:
     return await _told(*(
-        store.tasks.fail(queue, task_id, token, error, brief, "no", retryable=retryable, retry_in_ms=retry_in_ms)
-        for task_id, token, error, brief, retryable, retry_in_ms in reports
+        store.tasks.fail(
+            queue, task_id, token, error, brief, "no", retryable=retryable, retry_in_ms=retry_in_ms, pause_ms=pause_ms
+        )
+        for task_id, token, error, brief, retryable, retry_in_ms, pause_ms in reports
     ))  # fmt: skip
 
 
@@ -256,6 +262,19 @@ async def _delete(store: GatewayStore, queue: Queue, task_ids: Any) -> list[Any]
     return await _told(*(store.tasks.delete(queue, task_id) for task_id in task_ids))
 
 
+async def _purge(store: GatewayStore, queue: Queue) -> int:
+    return await store.tasks.purge(queue)
+
+
+async def _configure(
+    store: GatewayStore, queue: Queue, settings: QueueSettings | None, version: int | None, pause: bytes | int
+) -> Any:
+    try:
+        return await store.tasks.configure(queue, settings, version=version, pause=pause)
+    except StaleSettings:
+        return "refused", "StaleSettings"
+
+
 async def _watch(store: GatewayStore, queue: Queue, task_id: str, ttl_ms: int) -> bool:
     return await store.tasks.watch(queue, task_id, ttl_ms)
 
@@ -267,5 +286,5 @@ async def _ring(store: GatewayStore, queue: Queue) -> None:
 _VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
     "enqueue": _enqueue, "claim": _claim, "heartbeat": _heartbeat, "complete": _complete, "fail": _fail,
     "release": _release, "expire": _expire, "cancel": _cancel, "retry": _retry, "patch": _patch, "delete": _delete,
-    "watch": _watch, "ring": _ring,
+    "purge": _purge, "configure": _configure, "watch": _watch, "ring": _ring,
 }  # fmt: skip

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 
 from gateway.store import arq_format
+from gateway.store.settings_format import read_settings
 from gateway.tasks import FINAL, TRANSITIONS, Status
 from tests.model.contents import Key
 from tests.model.model import QueueModel
 from tests.model.states import ModelTask
 
-READY_END, LEASED = 2**40, 2**50
+READY_END, HELD, LEASED = 2**40, 2**49, 2**50
 _FRACTION = {0: 0.25, 1: 0.5, 2: 0.0, 3: 0.75}
 _LETTER = {Status.COMPLETED: "c", Status.FAILED: "f", Status.CANCELLED: "x"}
 _unpack = msgspec.msgpack.decode
@@ -62,7 +63,23 @@ def _check_queue(queue: QueueModel, held: dict[str, Key], now_ms: int) -> dict[s
             assert found == wanted, f"{name}: {found}, not {wanted}"
 
     tasks = list(queue.tasks.values())
-    _check_places(queue, tag, held.get(f"arq:queue:{tag}"))
+    keys = {task.spec.concurrency_key for task in tasks} - {None}
+    back: dict[bytes, float] = {}
+    for key in keys:
+        same(f"{ours}running:{key}", {f"{tag}{task.ulid}".encode() for task in queue.running(str(key))})
+        if any(task.held and task.spec.concurrency_key == key for task in tasks):
+            back |= value(f"{ours}heldby:{key}")
+    _check_places(queue, tag, held.get(f"arq:queue:{tag}"), back)
+    if queue.limits.settings.version:
+        settings = read_settings(value(f"{ours}settings"))
+        assert settings == queue.limits.settings, f"settings: {settings}, not {queue.limits.settings}"
+    if (until_ms := queue.limits.paid_until_ms) > now_ms:
+        # How long it stays when all is paid is the scripts' own.
+        paid = float(value(f"{ours}pace", held[f"{ours}pace"].until_ms if f"{ours}pace" in held else 0))
+        assert abs(paid - until_ms) < 0.01, f"pace: {paid}, not {until_ms}"
+        assert names[f"{ours}pace"] >= until_ms, f"pace ends at {names[f'{ours}pace']}, before {until_ms}"
+    elif until_ms and f"{ours}pace" in held:
+        names[f"{ours}pace"] = held[f"{ours}pace"].until_ms
     if any(task.ending is None for task in tasks):
         names[f"arq:queue:{tag}"] = 0
     same(f"{ours}live", {_entry(task): 0.0 for task in tasks if task.ending is None})
@@ -113,20 +130,29 @@ def _entry(task: ModelTask) -> bytes:
     return task.ulid.encode()
 
 
-def _check_places(queue: QueueModel, tag: str, key: Key | None) -> None:
-    """The one ZSET: who is ready, in which order, who waits for which ms, whose lease ends when."""
+def _check_places(queue: QueueModel, tag: str, key: Key | None, back: dict[bytes, float]) -> None:
+    """The one ZSET: who is ready, in which order, who waits for which ms, whose lease ends when.
+
+    back: where those stood that are held back.
+    """
     scores = {name.decode().removeprefix(tag): score for name, score in (key.value if key else {}).items()}
     ready = sorted((score, ulid) for ulid, score in scores.items() if score < READY_END)
     found = [ulid for _, ulid in ready]
     wanted = [task.ulid for task in queue.ready()]
     assert found == wanted, f"ready: {found}, not {wanted}"
+    ready = sorted([*ready, *((score, name.decode().removeprefix(tag)) for name, score in back.items())])
+    found = [ulid for _, ulid in ready]
+    wanted = [task.ulid for task in queue.ranked()]
+    assert found == wanted, f"ready and held back: {found}, not {wanted}"
     for score, ulid in ready:
         priority = queue.tasks[f"{queue.job_type}~{ulid}"].spec.priority
         assert int(score // 2**38) == priority, f"{ulid} stands in the wrong priority: {score}"
     rest = {ulid: score for ulid, score in scores.items() if score >= READY_END}
     others = {}
     for task in queue.tasks.values():
-        if task.due_ms is not None:
+        if task.held:
+            others[task.ulid] = float(HELD)
+        elif task.due_ms is not None:
             others[task.ulid] = task.due_ms + _FRACTION[task.spec.priority]
         elif task.lease is not None:
             others[task.ulid] = float(LEASED + task.lease.ends_at_ms)
@@ -178,6 +204,10 @@ def check_sense(queue: QueueModel, now_ms: int) -> None:
             keys.add(task.keyed)
             held = queue.unique.get(task.keyed)
             assert held == (task.id, None), f"{task.id} lost its key {task.keyed} to {held}"
+    for key in {task.spec.concurrency_key for task in queue.tasks.values() if task.held}:
+        ready = [task for task in queue.ready() if task.spec.concurrency_key == key]
+        next_up = len(queue.running(str(key))) + len(ready)
+        assert next_up >= queue.limits.most_of_a_key(), f"tasks of {key} are held back, and only {next_up} may run"
 
 
 def check_moves(before: dict[str, Status], after: dict[str, Status], verb: str, gone: bool) -> None:
@@ -191,7 +221,7 @@ def check_moves(before: dict[str, Status], after: dict[str, Status], verb: str, 
             continue
         if now is None:
             assert gone, f"{verb} lost {task_id}, {status}"
-            assert status in FINAL or verb == "delete", f"{verb} lost {task_id}, {status}"
+            assert status in FINAL or verb in ("delete", "purge"), f"{verb} lost {task_id}, {status}"
             continue
         moves = {after for at in _ways(status, verb) for after in TRANSITIONS.get(verb, {}).get(at, frozenset())}
         # What is due is pending for whoever looks, before anything moved it.

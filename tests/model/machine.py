@@ -9,6 +9,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from gateway.queue_settings import FOR_EVER_MS, Defaults, QueueSettings
 from gateway.retries import RetryPolicy
 from gateway.store.calls import Claim
 from gateway.store.inspector import Filter
@@ -51,7 +52,27 @@ specs = st.fixed_dictionaries({
     "title": st.sampled_from((None, "t")),
     "tags": st.sampled_from(({}, {"team": "a"}, {"team": "b"})),
     "unique": st.one_of(st.none(), st.none(), uniques),
+    "concurrency_key": st.sampled_from((None, None, "k", "k", "l")),
+    "unsaid": st.sampled_from((0, 0, 31, 1, 22)),
 })  # fmt: skip
+# Rates of which a task takes whole ms, so that no rounding decides.
+bounds = st.sampled_from((3, 8))
+processing = st.sampled_from((1, 2, 3))
+rates = st.sampled_from((0.5, 20.0, 40.0))
+of_a_key = st.sampled_from((1, 2, 3))
+defaults = st.just(Defaults(
+    max_attempts=3, retry=RetryPolicy(backoff="linear", base_seconds=2, jitter=False), lease_ms=20_000,
+    retention_ms=20_000, timeout_ms=25_000,
+))  # fmt: skip
+settings = st.one_of(
+    st.builds(QueueSettings, max_processing=processing),
+    st.builds(QueueSettings, rate_per_second=rates),
+    st.builds(QueueSettings, max_processing_per_key=of_a_key, max_pending=bounds, defaults=defaults),
+    st.builds(QueueSettings, max_processing=processing, rate_per_second=rates, max_processing_per_key=of_a_key),
+    st.just(QueueSettings()),
+)
+# Until so many ms from now; bytes: no less than that; None: it goes on.
+pauses = st.sampled_from((None, None, None, 5_000, 5_000, 60_000, b"+5000", b"+40000", FOR_EVER_MS))
 batches = st.tuples(st.lists(specs, min_size=1, max_size=4), st.booleans())
 claims = st.fixed_dictionaries({
     "worker_id": st.sampled_from(("w1", "w2")),
@@ -77,10 +98,20 @@ class StoreMachine(RuleBasedStateMachine):
         """The machine that drives this bench."""
         return type("StoreMachine", (cls,), {"bench": bench})
 
-    @initialize(limit=st.sampled_from((100, 12, 5)), first=st.lists(batches, min_size=1, max_size=3))
-    def begin(self, limit: int, first: list[tuple[list[dict[str, Any]], bool]]) -> None:
-        """An empty Redis, and a few tasks."""
+    @initialize(
+        limit=st.sampled_from((100, 12, 5)),
+        operated=st.booleans(),
+        chosen=settings,
+        first=st.lists(batches, min_size=1, max_size=3),
+    )
+    def begin(
+        self, limit: int, operated: bool, chosen: QueueSettings, first: list[tuple[list[dict[str, Any]], bool]]
+    ) -> None:
+        """An empty Redis, and a few tasks. operated: somebody sets and pauses queues; chosen: the first settings."""
         self.pair = Pair(self.bench, limit)
+        self.operated = operated
+        if operated:
+            self._set(JOB_TYPES[0], GATEWAYS[0], chosen, None)
         self.enqueue(JOB_TYPES[0], GATEWAYS[0], first)
 
     # What happens.
@@ -92,7 +123,8 @@ class StoreMachine(RuleBasedStateMachine):
     def enqueue(self, job_type: str, gateway: str, chosen: list[tuple[list[dict[str, Any]], bool]]) -> None:
         """Make requests that share a call. chosen: members of tasks, and whether all or none, per request."""
         calls = []
-        for members, atomic in chosen:
+        # Whether two requests share a call, too, when they are made again by other settings is nobody's promise.
+        for members, atomic in chosen if self.pair.knows_the_settings(gateway, job_type) else chosen[:1]:
             items = []
             for one in members:
                 ulid = self.pair.ulid()
@@ -124,6 +156,16 @@ class StoreMachine(RuleBasedStateMachine):
         wanted = [Claim("w1", take, seed=self.pair.seed())]
         self._make(Call("claim", JOB_TYPES[0], gateway, (wanted, True, 0, 0)))
 
+    @precondition(lambda self: self.operated)
+    @rule(job_type=job_types, gateway=gateways, take=st.integers(1, 5), past_ms=st.sampled_from((-1, 0, 0, 1, 100)))
+    def take_when_there_is_room(self, job_type: str, gateway: str, take: int, past_ms: int) -> None:
+        """Claim when, or just before, time lets more be handed out than now."""
+        at_ms = self.pair.queues[job_type].resumes_ms(self.pair.now_ms) + past_ms
+        if self.pair.now_ms < at_ms < FOR_EVER_MS - 1:
+            self.pair.pass_time(at_ms)
+        wanted = [Claim("w1", take, seed=self.pair.seed())]
+        self._make(Call("claim", job_type, gateway, (wanted, True, 0, 0)))
+
     @precondition(lambda self: self.any_lease())
     @rule(job_type=job_types, gateway=gateways, chosen=st.lists(st.tuples(
         picks, st.sampled_from((0, 0, 10_000, 60_000)), st.sampled_from((b"", b"1", b'{"at":2}')),
@@ -146,14 +188,25 @@ class StoreMachine(RuleBasedStateMachine):
         self._make(Call("complete", job_type, gateway, (reports,)))
 
     @precondition(lambda self: self.any_lease())
-    @rule(job_type=job_types, gateway=gateways, own_rule=st.booleans(), chosen=st.lists(
-        st.tuples(picks, st.sampled_from(_ERRORS), st.sampled_from((True, True, False)), retry_waits),
-        min_size=1, max_size=3))  # fmt: skip
-    def fail(self, job_type: str, gateway: str, own_rule: bool, chosen: list[tuple[int, bytes, bool, int]]) -> None:
+    @rule(job_type=job_types, gateway=gateways, own_rule=st.booleans(), pause_ms=st.sampled_from((0, 0, 3_000, 20_000)),
+          chosen=st.lists(st.tuples(picks, st.sampled_from(_ERRORS), st.sampled_from((True, True, False)), retry_waits),
+                          min_size=1, max_size=3))  # fmt: skip
+    def fail(
+        self, job_type: str, gateway: str, own_rule: bool, pause_ms: int, chosen: list[tuple[int, bytes, bool, int]]
+    ) -> None:
+        if not self.operated:
+            pause_ms = 0
         # A wait by the task's own rule takes a look first: such reports do not share a call with others.
         job_type = self._leased(job_type)
         reports = [
-            (*self._lease(job_type, pick), error, _ERRORS[0], retryable or own_rule, None if own_rule else wait_ms)
+            (
+                *self._lease(job_type, pick),
+                error,
+                _ERRORS[0],
+                retryable or own_rule,
+                None if own_rule else wait_ms,
+                pause_ms * (pick % 2),
+            )
             for pick, error, retryable, wait_ms in chosen
         ]
         self._make(Call("fail", job_type, gateway, (reports,)))
@@ -206,9 +259,28 @@ class StoreMachine(RuleBasedStateMachine):
             changes = {**changes, "run_at_ms": due if isinstance(due, int) else 0, "delay_ms": 0}
         self._make(Call("patch", job_type, gateway, (self._id(job_type, pick), changes, due)))
 
+    @precondition(lambda self: self.operated)
+    @rule(job_type=job_types, gateway=gateways, what=st.sampled_from(("set", "set", "pause", "pause", "purge")),
+          chosen=settings, behind=st.sampled_from((None, 0, 1)), until=pauses)  # fmt: skip
+    def operate(
+        self, job_type: str, gateway: str, what: str, chosen: QueueSettings, behind: int | None, until: Any
+    ) -> None:
+        """Change settings, pause or resume, or purge. behind: how many versions ago settings were read; None: never."""
+        if what == "purge":
+            self._make(Call("purge", job_type, gateway, ()))
+        elif what == "set":
+            version = self.pair.queues[job_type].limits.settings.version
+            self._set(job_type, gateway, chosen, None if behind is None else version - behind)
+        else:
+            if isinstance(until, int) and until < FOR_EVER_MS:
+                until += self.pair.now_ms
+            self._make(Call("configure", job_type, gateway, (None, None, 0 if until is None else until)))
+
     @rule(job_type=job_types, gateway=gateways, pick=picks)
-    def watch_or_pass_a_ring_on(self, job_type: str, gateway: str, pick: int) -> None:
-        if pick % 3:
+    def watch_or_pass_a_ring_on_or_forget_the_scripts(self, job_type: str, gateway: str, pick: int) -> None:
+        if pick == 10:
+            self.bench.run(self.bench.redis.script_flush())
+        elif pick % 3:
             self._make(Call("watch", job_type, gateway, (self._id(job_type, pick), 300_000)))
         else:
             self._make(Call("ring", job_type, gateway, ()))
@@ -238,15 +310,12 @@ class StoreMachine(RuleBasedStateMachine):
             call = msgspec.structs.replace(call, arguments=(polls, *call.arguments[1:]))
         self._make(call)
 
-    @rule()
-    def forget_the_scripts(self) -> None:
-        self.bench.run(self.bench.redis.script_flush())
-
     @rule(limit=st.sampled_from((1, 2, 50)), both=st.booleans(), statuses=st.one_of(
         st.none(), st.sets(st.sampled_from(list(Status)), min_size=1, max_size=3)),
         team=st.sampled_from((None, None, "a", "c")))  # fmt: skip
     def walk_the_lists(self, limit: int, both: bool, statuses: set[Status] | None, team: str | None) -> None:
         job_types = JOB_TYPES[: 1 + both]
+        self._list_the_leases(job_types[-1])
         which = Filter(frozenset(statuses) if statuses else None, (("team", team),) if team else ())
         inspector = self.bench.stores["gw1"].inspector
         seen: list[str] = []
@@ -266,8 +335,7 @@ class StoreMachine(RuleBasedStateMachine):
         wanted = [task.id for task in there if task is not None and which.shows(task)]
         assert seen == sorted(wanted, key=lambda one: one.partition("~")[2], reverse=True)
 
-    @rule(job_type=job_types)
-    def list_the_leases(self, job_type: str) -> None:
+    def _list_the_leases(self, job_type: str) -> None:
         store = self.bench.stores["gw1"].tasks
         found = self.bench.run(store.leases(Queue("default", job_type)))
         wanted = {
@@ -281,6 +349,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     # The means.
 
+    def _set(self, job_type: str, gateway: str, chosen: QueueSettings, version: int | None) -> None:
+        self._make(Call("configure", job_type, gateway, (chosen, version, b"")))
+
     def _make(self, call: Call) -> None:
         # What tasks and leases the numbers in the rule meant.
         if call.verb != "enqueue":
@@ -292,7 +363,10 @@ class StoreMachine(RuleBasedStateMachine):
         return any(self.pair.leases.values())
 
     def _leased(self, job_type: str) -> str:
-        """This queue, or the other one while nothing of it was handed out."""
+        """A queue of which something is handed out; otherwise this one, or the other while nothing of it ever was."""
+        live = [one for one in JOB_TYPES if self.pair.queues[one].all(lambda task: task.lease)]
+        if live and job_type not in live:
+            return live[0]
         return job_type if self.pair.leases[job_type] else next(one for one in JOB_TYPES if self.pair.leases[one])
 
     def _id(self, job_type: str, pick: int) -> str:

@@ -2,7 +2,7 @@
 
 Times are unix ms and handed in. A verb takes a batch and answers one outcome per item; an outcome is a plain value, so
 that it can be compared with what the store answered: a tuple led by a word, or a struct of the store's own.
-How to add a setting to enqueue or claim: a field of `QueueModel`, and its check in that verb.
+What an operator set is in limits.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from gateway import retries
+from gateway.queue_settings import QueueSettings
 from gateway.store.calls import Claim, Kept, Reported, Swept
 from gateway.tasks import Attempt, LogLine, Status, Task, TaskSpec
+from tests.model.limits import Limits
 from tests.model.states import Ending, GivenToPoll, HeldLease, ModelTask, Registration, normal, words
 
 MIN_RECORD_TTL_MS = 10_000
@@ -22,6 +24,7 @@ REGISTRATION_MS = 600_000
 POLL_SPARE_MS = 60_000
 LOG_LINES = 200
 CLAIM_PROMOTES, ENQUEUE_PROMOTES = 100, 200
+SWEEP_LOOKS_AT = 10
 # Of two tasks due at one ms, in a sweep with room for one of them, this priority goes first.
 _DUE_ORDER = {2: 0.0, 0: 0.25, 1: 0.5, 3: 0.75}
 _SETTLED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "cancelled": Status.CANCELLED}
@@ -34,7 +37,7 @@ class QueueModel:
 
     def __init__(self, job_type: str, limit: int, heard: frozenset[str]) -> None:
         self.job_type = job_type
-        self.limit = limit
+        self.limits = Limits(limit)
         self.heard = heard
         self.tasks: dict[str, ModelTask] = {}
         self.unique: dict[str, tuple[str, int | None]] = {}
@@ -45,6 +48,8 @@ class QueueModel:
         self.watched_until_ms = 0
         self.totals: dict[str, int] = {}
         self.sequence = 0
+        # Held back tasks that became ready and that nobody was told of yet.
+        self.let_go = 0
         # What this call told others: (gateway, message), and tasks that the caller should claim itself.
         self.published: list[tuple[str, str]] = []
         self.mine = 0
@@ -56,8 +61,25 @@ class QueueModel:
         return [task for task in self.tasks.values() if chosen(task)]
 
     def ready(self) -> list[ModelTask]:
-        """In the order of their hand-out."""
+        """In the order of their hand-out, without those that are held back."""
+        return [task for task in self.ranked() if not task.held]
+
+    def ranked(self) -> list[ModelTask]:
+        """All that are ready, held back or not, in their order."""
         return sorted(self.all(lambda task: task.rank is not None), key=lambda task: task.rank or (0, 0))
+
+    def running(self, key: str) -> list[ModelTask]:
+        """The leased tasks of a concurrency key."""
+        return self.all(lambda task: task.lease is not None and task.spec.concurrency_key == key)
+
+    def room(self, now_ms: int) -> tuple[int, int]:
+        """How many tasks may be handed out now, and when more may be (0: not by time alone)."""
+        return self.limits.room(now_ms, len(self.all(lambda task: task.lease)))
+
+    def resumes_ms(self, now_ms: int) -> int:
+        """When more may be handed out, where nothing may be now (0: it may, or not by time alone)."""
+        free, at_ms = self.room(now_ms)
+        return 0 if free else at_ms
 
     def depth(self) -> int:
         """How many wait."""
@@ -105,7 +127,16 @@ class QueueModel:
             self._to_ready(task)
         return len(due[:limit])
 
-    def _let_go(self, task: ModelTask) -> None:
+    def _free(self, key: str | None) -> None:
+        """A task of this concurrency key left its place: where that makes room, the first one held back is ready."""
+        if key is None or len(self.running(key)) >= self.limits.most_of_a_key():
+            return
+        held = [task for task in self.ranked() if task.held and task.spec.concurrency_key == key]
+        if held:
+            held[0].held = False
+            self.let_go += 1
+
+    def _give_up_key(self, task: ModelTask) -> None:
         key = task.keyed
         if key is not None and self.unique.get(key, ("",))[0] == task.id:
             del self.unique[key]
@@ -131,11 +162,14 @@ class QueueModel:
             ending.attempt, ending.worker_id, ending.started_at_ms = lease.attempt, lease.worker_id, lease.started_at_ms
         task.to(ending=ending)
         task.attempts, task.expires_at_ms = 0, None
-        self._let_go(task)
+        self._free(spec.concurrency_key)
+        self._give_up_key(task)
         self._tell_end(task)
         self._count(status)
 
     def _ring(self, now_ms: int, ready: int, gateway: str) -> None:
+        """Tell those who wait longest of so many tasks, and of those let go; of no more than may be handed out."""
+        ready, self.let_go = min(ready + self.let_go, self.room(now_ms)[0]), 0
         while ready > 0 and self.registered:
             longest = min(self.registered, key=lambda name: (self.registered[name].waits_since_ms, name))
             one = self.registered.pop(longest)
@@ -149,6 +183,17 @@ class QueueModel:
             else:
                 continue
             ready -= share
+
+    def _ring_after(self, now_ms: int, ready: int, gateway: str) -> None:
+        """As `_ring`, after leases ended: that may be what others waited for that were ready before."""
+        if self.limits.most_processing() is not None:
+            ready = len(self.ready()) - self.let_go
+        self._ring(now_ms, ready, gateway)
+
+    def settle(self, now_ms: int) -> None:
+        """End a verb: whatever it let go is told of."""
+        if self.let_go:
+            self._ring(now_ms, 0, "")
 
     def _held(self, task_id: str, token: str, now_ms: int) -> tuple[ModelTask, HeldLease] | None:
         task = self.tasks.get(task_id)
@@ -213,10 +258,12 @@ class QueueModel:
                         planned.append(("known", task_id, ulid, spec))
                 if len(group) > 1 and ("refused", "UniqueConflict") in answers:
                     answers = [one if one[0] == "refused" else ("refused", "BatchRefused") for one in answers]
-                elif room and taken + room > self.limit:
-                    answers = [
-                        one if len(group) == 1 and one[0] != "stored" else ("refused", "QueueFull") for one in answers
-                    ]
+                elif room and taken + room > self.limits.most_waiting():
+                    # One with a unique key needs no room where another task holds it.
+                    keyless = sum(spec.unique is None for _, spec in group)
+                    never = atomic and keyless > self.limits.most_waiting()
+                    full = ("refused", "BatchTooLarge" if never else "QueueFull")
+                    answers = [one if len(group) == 1 and one[0] != "stored" else full for one in answers]
                 else:
                     taken, given = taken + room, trial
                     plans += planned
@@ -226,15 +273,17 @@ class QueueModel:
             return verdicts
         self._promote(now_ms, ENQUEUE_PROMOTES)
         ready = 0
-        for what, task_id, ulid, spec in plans:
+        for what, task_id, ulid, given_spec in plans:
             if what == "known":
                 continue
             assert isinstance(task_id, str)
+            spec, before = self.limits.fill(given_spec), None
             due_ms = spec.run_at_ms or now_ms + spec.delay_ms
             if what == "store":
                 task = self.tasks[task_id] = ModelTask(task_id, ulid, normal(spec), now_ms)
             else:
                 task = self.tasks[task_id]
+                before = task.spec.concurrency_key
                 # It has one attempt more at least.
                 max_attempts = max(spec.max_attempts, task.attempts + 1)
                 task.spec = msgspec.structs.replace(normal(spec), max_attempts=max_attempts)
@@ -248,8 +297,10 @@ class QueueModel:
             else:
                 self._to_ready(task)
                 ready += 1
+            self._free(before)
             self._count("enqueued" if what == "store" else "replaced")
-        self._ring(now_ms, ready, gateway)
+        if ready:
+            self._ring(now_ms, ready, gateway)
         return verdicts
 
     def claim(
@@ -257,12 +308,14 @@ class QueueModel:
     ) -> Outcome:
         """Hand out ready tasks. Answers per poll its tasks, how many are left, whether the gateway is registered."""
         self._promote(now_ms, min(sum(claim.max for claim in claims) + CLAIM_PROMOTES, 1000))
-        unserved, given = others, []
+        unserved, given, free = others, [], self.room(now_ms)[0]
         for claim in claims:
             name = (claim.worker_id, claim.poll_id)
             tasks = self._recall(now_ms, name) if claim.poll_id else []
             if not tasks:
-                tasks = self._take(now_ms, claim)
+                tasks = self._take(now_ms, claim, min(claim.max, free))
+                free -= len(tasks)
+                self.limits.spend(now_ms, len(tasks))
                 if claim.poll_id and tasks:
                     longest_ms = max(one[2] for one in tasks)
                     leases = [(one[0], one[1]) for one in tasks]
@@ -273,7 +326,9 @@ class QueueModel:
             if not tasks and stays:
                 unserved += 1
             given.append(tasks)
-        left = len(self.ready())
+        # What was let go meanwhile is among what is left.
+        self.let_go = 0
+        left = len(self.ready()) if self.room(now_ms)[0] else 0
         registers = unserved > 0 and left == 0
         if registers:
             self.registered[gateway] = Registration(now_ms - waited_ms, unserved, now_ms)
@@ -290,18 +345,21 @@ class QueueModel:
             poll.recalled = True
         return tasks
 
-    def _take(self, now_ms: int, claim: Claim) -> list[Outcome]:
+    def _take(self, now_ms: int, claim: Claim, most: int) -> list[Outcome]:
         tasks: list[Outcome] = []
-        for task in self.ready():
-            if len(tasks) == claim.max:
-                break
+        while len(tasks) < most and (ready := self.ready()):
+            task = ready[0]
             if task.expires_at_ms is not None and task.expires_at_ms <= now_ms:
                 self._finish(now_ms, task, "failed", error=words("expired", "not started in time"), code="expired")
+                continue
+            key = task.spec.concurrency_key
+            if key is not None and len(self.running(key)) >= self.limits.most_of_a_key():
+                task.held = True
                 continue
             expires_at_ms, task.expires_at_ms = task.expires_at_ms, None
             spec = task.spec
             if spec.unique is not None and spec.unique.until == "started":
-                self._let_go(task)
+                self._give_up_key(task)
             task.attempts += 1
             lease_ms = claim.lease_ms or spec.lease_ms
             deadline_ms = now_ms + spec.timeout_ms if spec.timeout_ms else 0
@@ -333,7 +391,7 @@ class QueueModel:
             outcomes.append(Kept(lease.ends_at_ms - now_ms, lease.cancel_requested, lease.worker_id))
         return outcomes
 
-    def complete(self, now_ms: int, reports: Sequence[tuple[str, str, bytes]]) -> list[Outcome]:
+    def complete(self, now_ms: int, gateway: str, reports: Sequence[tuple[str, str, bytes]]) -> list[Outcome]:
         """End leased tasks well. reports: id, token, result."""
         outcomes: list[Outcome] = []
         for task_id, token, result in reports:
@@ -344,15 +402,19 @@ class QueueModel:
                 continue
             again = self._replay(task_id, token, now_ms, "complete", "completed")
             outcomes.append(Reported(Status.COMPLETED, again[2]) if again else self._refuse(task_id, now_ms))
+        self._ring_after(now_ms, 0, gateway)
         return outcomes
 
     def fail(
-        self, now_ms: int, gateway: str, reports: Sequence[tuple[str, str, bytes, bytes, bool, int | None]]
+        self, now_ms: int, gateway: str, reports: Sequence[tuple[str, str, bytes, bytes, bool, int | None, int]]
     ) -> list[Outcome]:
-        """End attempts badly. reports: id, token, error, brief error, retryable, retry_in_ms (None: its own rule)."""
+        """End attempts badly.
+
+        reports: id, token, error, brief error, retryable, retry_in_ms (None: its own rule), pause_ms of the queue.
+        """
         outcomes: list[Outcome] = []
-        ready = 0
-        for task_id, token, error, brief, retryable, retry_in_ms in reports:
+        ready = longest_ms = 0
+        for task_id, token, error, brief, retryable, retry_in_ms, pause_ms in reports:
             held = self._held(task_id, token, now_ms)
             if held is None:
                 again = self._replay(task_id, token, now_ms, "fail", "retrying", "failed", "cancelled")
@@ -361,6 +423,7 @@ class QueueModel:
                 )
                 continue
             task, lease = held
+            longest_ms = max(longest_ms, pause_ms)
             if lease.cancel_requested or not retryable or lease.attempt >= task.spec.max_attempts:
                 status = "cancelled" if lease.cancel_requested else "failed"
                 self._finish(now_ms, task, status, error=error)
@@ -374,9 +437,15 @@ class QueueModel:
             else:
                 self._to_ready(task)
                 ready += 1
+            self._free(task.spec.concurrency_key)
             self._count("retried")
             outcomes.append(Reported(Status.RETRYING, lease.worker_id, now_ms + delay_ms))
-        self._ring(now_ms, ready, gateway)
+        settings = self.limits.settings
+        if longest_ms and now_ms + longest_ms > settings.paused_until_ms:
+            self.limits.replace(
+                msgspec.structs.replace(settings, paused_until_ms=now_ms + longest_ms, version=settings.version + 1)
+            )
+        self._ring_after(now_ms, ready, gateway)
         return outcomes
 
     def _remember(self, task: ModelTask, lease: HeldLease, now_ms: int, outcome: str, error: bytes | None) -> None:
@@ -414,11 +483,12 @@ class QueueModel:
             else:
                 self._to_ready(task)
             ready += not delay_ms
+            self._free(task.spec.concurrency_key)
             if not front or lease.spoke:
                 task.last = ("release", token, word, due_ms, lease.worker_id)
             self._count("released")
             outcomes.append(Reported(Status(word), "", due_ms))
-        self._ring(now_ms, ready, gateway)
+        self._ring_after(now_ms, ready, gateway)
         return outcomes
 
     def expire(self, now_ms: int, gateway: str, limit: int) -> Swept:
@@ -440,6 +510,7 @@ class QueueModel:
                 self._remember(task, lease, now_ms, outcome, words(kind, message))
                 task.error = words(kind, message)
                 self._to_ready(task)
+                self._free(task.spec.concurrency_key)
                 ready += 1
             self._count("timeouts" if kind == "timeout" else "lapsed")
         late = self.all(lambda task: task.expires_at_ms is not None and task.expires_at_ms <= now_ms)
@@ -452,9 +523,23 @@ class QueueModel:
         old.sort(key=lambda task: (task.ending.record_until_ms, letters[task.ending.status], task.ulid))  # type: ignore[union-attr]
         for task in old[:limit]:
             del self.tasks[task.id]
-        self._ring(now_ms, ready + promoted, gateway)
-        alarm_ms = min(self.moments(), default=0)
+        self._look_at_held(now_ms)
+        moments = self.moments()
+        if not self.limits.governs():
+            self._ring(now_ms, ready + promoted, gateway)
+        elif waiting := len(self.ready()):
+            # What time alone made room for, nobody else tells of.
+            moments += [at for at in [self.resumes_ms(now_ms)] if at]
+            self._ring(now_ms, waiting - self.let_go, gateway)
+        alarm_ms = min(moments, default=0)
         return Swept(alarm_ms, lapsed, timed_out, len(late[:limit]), promoted, len(old[:limit]))
+
+    def _look_at_held(self, now_ms: int) -> None:
+        """Let go what nothing else let go: a few tasks at a time."""
+        held = sorted(self.all(lambda task: task.held), key=lambda task: task.ulid)
+        first = now_ms % len(held) if held else 0
+        for task in held[first : first + SWEEP_LOOKS_AT]:
+            self._free(task.spec.concurrency_key)
 
     def moments(self, *, retention: bool = True) -> list[int]:
         """When the queue needs a sweep (unix ms), one for each cause."""
@@ -497,7 +582,7 @@ class QueueModel:
                 outcomes.append(("refused", "NotFinished"))
             elif ending.status is Status.COMPLETED:
                 outcomes.append(("refused", "AlreadyFinished"))
-            elif self.depth() >= self.limit:
+            elif self.depth() >= self.limits.most_waiting():
                 outcomes.append(("refused", "QueueFull"))
             elif task.keyed is not None and self.holder(task.keyed, now_ms) is not None:
                 outcomes.append(("refused", "UniqueConflict"))
@@ -535,10 +620,14 @@ class QueueModel:
             due_ms = now_ms + int(due) if isinstance(due, bytes) and due[:1] == b"+" else int(due)
             due_ms = due_ms if due_ms > now_ms else 0
             task.told_due_ms = max(due_ms, now_ms)
+        key = task.spec.concurrency_key
         if due_ms:
             task.to(due_ms=due_ms)
+            self._free(key)
         elif task.due_ms is not None or moved:
             self._to_ready(task)
+            if moved:
+                self._free(key)
             self._ring(now_ms, 1, gateway)
         return None
 
@@ -552,13 +641,53 @@ class QueueModel:
             elif task.lease is not None:
                 outcomes.append(("refused", "AlreadyStarted"))
             else:
-                if task.waits:
-                    self._let_go(task)
-                del self.tasks[task_id]
-                self._tell_end(task)
-                self._count("deleted")
+                self._forget(task)
                 outcomes.append(None)
         return outcomes
+
+    def _forget(self, task: ModelTask) -> None:
+        del self.tasks[task.id]
+        if task.ending is None:
+            self._give_up_key(task)
+            self._free(task.spec.concurrency_key)
+        self._tell_end(task)
+        self._count("deleted")
+
+    def purge(self, now_ms: int) -> int:
+        """Forget all that waits. Answers how many."""
+        due = sorted(self.all(lambda task: task.due_ms is not None), key=lambda task: task.due_ms or 0)
+        held = sorted(self.all(lambda task: task.held), key=lambda task: task.ulid)
+        waiting = [*self.ready(), *due, *held]
+        for task in waiting:
+            self._forget(task)
+        return len(waiting)
+
+    def configure(
+        self, now_ms: int, gateway: str, settings: QueueSettings | None, version: int | None, pause: bytes | int
+    ) -> Outcome:
+        """Replace the settings (None: leave them). pause: until then, b"+<ms>" for no less than that, b"" as it is."""
+        before = self.limits.settings
+        if version is not None and version != before.version:
+            return ("refused", "StaleSettings")
+        until_ms = before.paused_until_ms
+        if pause != b"":
+            until_ms = pause if isinstance(pause, int) else max(until_ms, now_ms + int(pause))
+        until_ms = until_ms if until_ms > now_ms else 0
+        if settings is None:
+            self.limits.replace(msgspec.structs.replace(before, paused_until_ms=until_ms, version=before.version + 1))
+            self._ring(now_ms, len(self.ready()), gateway)
+            return self.limits.settings
+        for time in (1, 2):
+            self.limits.replace(
+                msgspec.structs.replace(settings, paused_until_ms=until_ms, version=before.version + time)
+            )
+            for task in self.all(lambda task: task.held):
+                self._free(task.spec.concurrency_key)
+            self._ring(now_ms, len(self.ready()) - self.let_go, gateway)
+            # One call lets go of so many: where a limit of a key was set, it is asked again what is held back still.
+            if settings.max_processing_per_key is None or not self.all(lambda task: task.held):
+                break
+        return self.limits.settings
 
     def watch(self, now_ms: int, gateway: str, task_id: str, ttl_ms: int) -> bool:
         """Note who waits for a task's end. True: it is over."""
@@ -632,8 +761,8 @@ class QueueModel:
         oldest_ms = min([task.created_at_ms for task in firsts.values()] + overdue, default=now_ms)
         ended = [task.ending.status for task in self.tasks.values() if task.ending is not None]
         return {
-            "ready": len(ready) + len(overdue),
-            "due": self.depth() - len(ready) - len(overdue),
+            "ready": len(self.ranked()) + len(overdue),
+            "due": self.depth() - len(self.ranked()) - len(overdue),
             "leased": len(self.all(lambda one: one.lease)),
             **{name: ended.count(status) for name, status in _SETTLED.items()},
             "oldest_ms": now_ms - oldest_ms,

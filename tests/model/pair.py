@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.queue_settings import QueueSettings
 from gateway.store.calls import Claim, Kept, Reported
 from gateway.tasks import Queue
 from tests.model import checks
@@ -32,6 +33,8 @@ class Pair:
         self.gone: dict[str, list[str]] = {job_type: [] for job_type in JOB_TYPES}
         self.leases: dict[str, list[tuple[str, str]]] = {job_type: [] for job_type in JOB_TYPES}
         self.last: Call | None = None
+        # Which version of which settings each gateway met last.
+        self._met: dict[tuple[str, str], int] = {}
         self.sound = True
 
     @property
@@ -53,7 +56,7 @@ class Pair:
     def bound(self, limit: int) -> None:
         """Set another bound of waiting tasks."""
         for queue in self.queues.values():
-            queue.limit = limit
+            queue.limits.queue_limit = limit
         for store in self.bench.stores.values():
             store.tasks.queue_limit = limit
 
@@ -73,8 +76,9 @@ class Pair:
         queue, now_ms = self.queues[call.job_type], self.bench.clock.now_ms
         before = {task_id: task.status(now_ms) for task_id, task in queue.tasks.items()}
         queue.published, queue.mine = [], 0
-        given = () if call.verb in ("heartbeat", "complete", "cancel", "delete") else (call.gateway,)
+        given = () if call.verb in ("heartbeat", "cancel", "delete", "purge") else (call.gateway,)
         wanted = getattr(queue, call.verb)(now_ms, *given, *call.arguments)
+        queue.settle(now_ms)
         found = self.bench.call(call)
         if call.verb == "enqueue":
             found, wanted = _but_for_repeated(found, before), _but_for_repeated(wanted, before)
@@ -83,18 +87,31 @@ class Pair:
         heard = self.bench.heard()
         assert sorted(heard) == sorted(queue.published), f"published {heard}, not {queue.published}"
         after = {task_id: task.status(now_ms) for task_id, task in queue.tasks.items()}
-        checks.check_moves(before, after, call.verb, gone=call.verb in ("expire", "delete"))
+        checks.check_moves(before, after, call.verb, gone=call.verb in ("expire", "delete", "purge"))
         self.bench.seen.update(_words(call.verb, found))
         if call.verb == "claim":
             self._note_leases(call.job_type, found[0])
+            self.bench.seen["claim held back"] += any(task.held for task in queue.tasks.values())
+            self.bench.seen["claim without room"] += not queue.room(now_ms)[0]
+            resumes_ms = queue.resumes_ms(now_ms)
+            # Who took the last of the room, or found none, is to look again.
+            assert not resumes_ms or any(
+                name == call.job_type and at <= resumes_ms for name, at in self.bench.ears.alarms
+            ), f"no alarm for {resumes_ms}, when more may be handed out"
         if call.verb == "expire":
             alarms = [one for one in self.bench.ears.alarms if one[0] != call.job_type or one[1] > now_ms]
             self.bench.ears.alarms = alarms + [(call.job_type, at) for at in [found.next_alarm_ms] if at]
         self.compare()
         self.gone[call.job_type] += [task_id for task_id in before if task_id not in after]
         self.last = call
+        if call.verb in ("enqueue", "configure"):
+            self._met[call.gateway, call.job_type] = queue.limits.settings.version
         self.sound = True
         return found
+
+    def knows_the_settings(self, gateway: str, job_type: str) -> bool:
+        """Whether a gateway has met a queue's settings as they are. One that has not asks twice to enqueue."""
+        return self._met.get((gateway, job_type), 0) == self.queues[job_type].limits.settings.version
 
     def _note_leases(self, job_type: str, polls: Sequence[Sequence[tuple[str, str, int, int]]]) -> None:
         for tasks in polls:
@@ -129,6 +146,9 @@ class Pair:
 
     def drain(self) -> None:
         """Let everything run out: every task is handed out and ends, and after its retention nothing of it is left."""
+        for job_type in JOB_TYPES:
+            if self.queues[job_type].limits.settings.version:
+                self.make(Call("configure", job_type, "gw1", (QueueSettings(max_processing_per_key=50), None, 0)))
         for _ in range(100):
             for job_type in JOB_TYPES:
                 wanted = [Claim("w9", 50, seed=self.seed())]
@@ -145,7 +165,7 @@ class Pair:
         assert not any(queue.tasks for queue in self.queues.values()), "tasks are left that nothing ends"
         self.pass_time(self.bench.clock.now_ms + 2 * _DAY_MS)
         left = {name.rpartition(":")[2] for name in self.bench.holds()}
-        assert left <= {"seq", "totals"}, f"left behind: {left}"
+        assert left <= {"seq", "totals", "settings"}, f"left behind: {left}"
 
 
 def _but_for_repeated(batches: list[list[tuple[Any, ...]]], known: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
@@ -158,6 +178,10 @@ def _words(verb: str, outcome: Any) -> list[str]:
     if verb == "claim":
         polls, _, registered = outcome
         return [f"claim {'served' if any(polls) else 'empty'}", *["claim registered"] * registered]
+    if verb == "configure":
+        return ["configure" if isinstance(outcome, QueueSettings) else "configure StaleSettings"]
+    if verb == "purge":
+        return ["purge"] * (outcome > 0)
     if verb == "expire":
         return [f"expire {name}" for name, number in msgspec.structs.asdict(outcome).items() if number]
     found = []

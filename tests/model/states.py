@@ -46,13 +46,17 @@ class Ending:
 
 @dataclass
 class ModelTask:
-    """A task. It stands in exactly one place: `rank` (ready), `due_ms` (waits for its time), `lease`, or `ending`."""
+    """A task. It stands in exactly one place: `rank` (ready), `due_ms` (waits for its time), `lease`, or `ending`.
+
+    held: ready, but its concurrency key was found used up.
+    """
 
     id: str
     ulid: str
     spec: TaskSpec
     created_at_ms: int
     rank: Rank | None = None
+    held: bool = False
     due_ms: int | None = None
     lease: HeldLease | None = None
     ending: Ending | None = None
@@ -90,6 +94,7 @@ class ModelTask:
         ending: Ending | None = None,
     ) -> None:
         """Move it to its new and only place."""
+        self.held = False
         self.rank, self.due_ms, self.lease, self.ending = rank, due_ms, lease, ending
 
     def status(self, now_ms: int) -> Status:
@@ -123,6 +128,7 @@ class Registration:
 
 def normal(spec: TaskSpec) -> TaskSpec:
     """A spec as it is read back: what a key's end by time leaves is Redis's business, a conflict is over."""
+    spec = msgspec.structs.replace(spec, unsaid=0)
     if spec.unique is None:
         return spec
     unique = Unique(spec.unique.key, for_ms=1) if spec.unique.for_ms else Unique(spec.unique.key, spec.unique.until)
