@@ -20,6 +20,7 @@ from tests.harness import RedisServer
 from tests.model.bench import Bench, Call
 from tests.model.machine import StoreMachine
 from tests.model.pair import JOB_TYPES, NOBODY, Pair
+from tests.model.spread import SpreadMachine
 
 _DEMO = JOB_TYPES[0]
 _ERROR = b'{"message":"no"}'
@@ -60,6 +61,10 @@ def test_the_store_does_what_the_model_does(make_bench: Callable[..., Bench]) ->
     run_state_machine_as_test(StoreMachine.over(bench), settings=_settings(60, 50))
     assert bench.calls >= 1000
     assert set(bench.seen) >= _MET, f"never met: {_MET - set(bench.seen)}"
+
+
+def test_a_queue_is_spread_as_its_settings_say(make_bench: Callable[..., Bench]) -> None:
+    run_state_machine_as_test(SpreadMachine.over(make_bench()), settings=_settings(30, 40))
 
 
 def _everything(pair: Pair) -> tuple[list[str], dict[str, list[str]]]:
@@ -294,6 +299,11 @@ _BROKEN = {
     ),
     "no pace is kept": ("", "arrival = arrival + tasks * step", "arrival = arrival", "limits"),
     "a slower rate holds up a faster one": ("configure", "~= before.rate_per_second then", "== 0 then", "limits"),
+    "each partition has all of a limit": ("", "return math.floor(limit / partitions) +", "return limit +", "spread"),
+    "a partition keeps the settings that it had": (
+        "configure", "local fresh = copied or",
+        "if copied then return { 'ok', now, 0, 0, 0, 0 } end local fresh = copied or", "spread",
+    ),
     "a purge leaves what is held back": ("purge", "exclusive(2 ^ 50), 'LIMIT'", "exclusive(2 ^ 49), 'LIMIT'", "purge"),
 }  # fmt: skip
 
@@ -313,7 +323,9 @@ def test_a_broken_store_is_noticed(make_bench: Callable[..., Bench], name: str) 
     assert any(changed), f"the scripts no longer say {stands!r}: break them in another way"
 
     def runs() -> None:
-        if walked in ("limits", "held"):
+        if walked == "spread":
+            run_state_machine_as_test(SpreadMachine.over(bench), settings=_settings(100, 40))
+        elif walked in ("limits", "held"):
             {"limits": _walk_limits, "held": _walk_held}[walked](bench)
         elif walked:
             _walk(bench, walked, "no token of theirs" if walked == "complete" else "the last token")
