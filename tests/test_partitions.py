@@ -212,6 +212,18 @@ async def test_limits_are_divided_and_never_passed(gateway: LiveGateway) -> None
     assert len(await drain(gateway)) == 6
 
 
+async def test_a_gateway_that_has_not_heard_of_new_partitions_finds_the_room_that_they_have(redis_url: str) -> None:
+    async with live_gateway(redis_url) as first, live_gateway(redis_url) as second:
+        for _ in range(3):
+            await first.enqueue()
+        assert (await second.get("/queues/demo/settings")).json()["partitions"] == 1
+        await spread(first, 2, max_pending=6)
+        # The other gateway still sends new tasks to the first one, which has its part already.
+        reply = await second.post("/tasks", {"job_type": "demo"})
+        assert reply.status_code == 201, reply.text
+        assert partition_of(reply.json()) == 1
+
+
 async def test_an_atomic_batch_that_no_partition_could_ever_hold_is_refused_for_good(gateway: LiveGateway) -> None:
     await spread(gateway, 3, max_pending=10)
     await learn(gateway)

@@ -47,9 +47,20 @@ class Enqueuing:
     ) -> Coroutine[Any, Any, list[Task | Held | Refusal]]:
         """Store new tasks of one queue, as `TaskStore.enqueue`."""
         if not names and self._settings.known(queue).partitions == 1:
-            now_ms = self._caller.now_ms()
-            return self._enqueue_anew(queue, specs, atomic, [self._ulids.make(now_ms) for _ in specs])
+            return self._enqueue_whole(queue, specs, atomic)
         return self._enqueue_spread(queue, specs, atomic, names)
+
+    async def _enqueue_whole(
+        self, queue: Queue, specs: Sequence[TaskSpec], atomic: bool
+    ) -> list[Task | Held | Refusal]:
+        """Store tasks of a queue that has one partition, as far as is known."""
+        now_ms = self._caller.now_ms()
+        ulids = [self._ulids.make(now_ms) for _ in specs]
+        outcomes = await self._enqueue_anew(queue, specs, atomic, ulids)
+        if self._settings.known(queue).partitions > 1:
+            # It has more since.
+            await self._overflow(queue, specs, atomic, [Name(0, ulid) for ulid in ulids], outcomes)
+        return outcomes
 
     async def _enqueue_spread(
         self, queue: Queue, specs: Sequence[TaskSpec], atomic: bool, names: Sequence[str]
@@ -89,22 +100,23 @@ class Enqueuing:
         outcomes: list[Task | Held | Refusal],
     ) -> None:
         """Offer what one partition had no room for to the others. What has a key stays where its key is known."""
-        for step in range(1, self._settings.known(queue).partitions):
-            left = [
-                i
-                for i, (spec, outcome) in enumerate(zip(specs, outcomes, strict=True))
-                if isinstance(outcome, QueueFull) and spec.unique is None and spec.concurrency_key is None
-            ]
+        left = _without_room(specs, outcomes)
+        if not left:
+            return
+        tried, partitions = places[left[0]].partition, self._settings.known(queue).partitions
+        # What was tried may be one of a time when there were more.
+        others = ((tried + step) % partitions for step in range(1, partitions + 1))
+        for number in (other for other in others if other != tried):
             if not left or (atomic and len(left) < len(specs)):
                 return
-            partitions = self._settings.known(queue).partitions
-            part = queue.part((places[left[0]].partition + step) % partitions)
+            offered, ulids = [specs[i] for i in left], [places[i].ulid for i in left]
             try:
-                done = await self._enqueue_anew(part, [specs[i] for i in left], atomic, [places[i].ulid for i in left])
+                done = await self._enqueue_anew(queue.part(number), offered, atomic, ulids)
             except (StoreFull, SettingsChanged):
                 continue
             for i, outcome in zip(left, done, strict=True):
                 outcomes[i] = outcome
+            left = _without_room(specs, outcomes)
 
     async def _enqueue_anew(
         self, part: Queue, specs: Sequence[TaskSpec], atomic: bool, ulids: Sequence[str]
@@ -159,3 +171,12 @@ class Enqueuing:
         if atomic and sum(spec.unique is None for spec in specs) > largest:
             return BatchTooLarge(largest, f"an atomic batch for {part.job_type}")
         return QueueFull(part.job_type, depth, bound, known.partitions)
+
+
+def _without_room(specs: Sequence[TaskSpec], outcomes: Sequence[Task | Held | Refusal]) -> list[int]:
+    """List what found no room and may stand in any partition."""
+    return [
+        i
+        for i, (spec, outcome) in enumerate(zip(specs, outcomes, strict=True))
+        if isinstance(outcome, QueueFull) and spec.unique is None and spec.concurrency_key is None
+    ]

@@ -89,8 +89,6 @@ class SpreadMachine(RuleBasedStateMachine):
             self.names += 1
             specs.append(TaskSpec("demo", unique=Unique(f"u{self.names}") if has_key else None))
         outcomes = self.bench.run(self.bench.stores[gateway].tasks.enqueue(_QUEUE, specs, atomic=atomic))
-        # One that deals by another number of partitions does not ask all of them when the one it chose is full.
-        heard = self.met.get(gateway, 1) == self.known.partitions
         parts, dealt = set(), max(self.known.partitions, self.met.get(gateway, 1))
         self.met[gateway] = self.known.partitions
         for has_key, outcome in zip(keyed, outcomes, strict=True):
@@ -105,7 +103,7 @@ class SpreadMachine(RuleBasedStateMachine):
         for has_key, outcome in zip(keyed, outcomes, strict=True):
             places = [0] if has_key else range(self.known.partitions)
             asked = len(keyed) if atomic else 1
-            if heard and isinstance(outcome, QueueFull):
+            if isinstance(outcome, QueueFull):
                 free = [self._limits(at).most_waiting() - len(self.lines[at]) for at in places]
                 assert max(free) < asked, f"refused {asked}, with room for {free}"
         if atomic:
