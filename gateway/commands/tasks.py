@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections import deque
@@ -41,6 +42,7 @@ _CHUNK_TASKS = 500
 _CHUNK_BYTES = 512 * 1024
 _LONGEST_WAIT_SECONDS = 50
 _LABEL_CELLS = 16
+_INDEX = re.compile(r"\[\d+\](?:\.|: )")
 # Nothing was stored, and waiting helps.
 _FOR_A_WHILE = ("queue_full", "rate_limited", "quota_exceeded")
 _Wait = Annotated[float | None, typer.Option(min=0, help="Wait so many seconds for its end.")]
@@ -48,10 +50,17 @@ _Wait = Annotated[float | None, typer.Option(min=0, help="Wait so many seconds f
 
 def enqueue(
     job_type: Annotated[str | None, typer.Argument(help="The queue, such as image_resize.")] = None,
-    payload: Annotated[str, typer.Argument(help="JSON; - reads it from standard input.")] = "null",
+    payload: Annotated[
+        str | None, typer.Argument(help="JSON; - reads it from standard input.", show_default="null")
+    ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--file", "-f", help="NDJSON: a task a line, as for POST /tasks; - reads standard input."),
+        typer.Option(
+            "--file",
+            "-f",
+            help="NDJSON: a task a line, as for POST /tasks; with a job_type a payload a line, each with the options "
+            "beside it. - reads standard input.",
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="A title for people.")] = None,
     priority: Annotated[str | None, typer.Option(help="low, normal, high or critical.")] = None,
@@ -65,21 +74,25 @@ def enqueue(
 ) -> None:
     """Enqueue a task and print its id, or many from an NDJSON file."""
     gateway = Gateway(url, token_file)
-    if file is not None:
-        _enqueue_file(gateway, file, job_type, as_json=json_)
-        return
-    if job_type is None and title is None:
-        fail("name a job_type (gateway enqueue image_resize '{..}'), a --title, or a --file", USAGE)
-    text = sys.stdin.read() if payload == "-" else payload
-    try:
-        json.loads(text)
-    except ValueError as error:
-        fail(f"the payload is not JSON: {error}. A text needs its quotes: '\"like this\"'", USAGE)
     options = {
         "job_type": job_type, "title": title, "priority": priority, "delay_seconds": delay,
         "max_attempts": max_attempts, "tags": tags_of(tag),
     }  # fmt: skip
     members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
+    if file is not None:
+        if wait is not None or payload is not None:
+            fail("--file goes with neither --wait nor a payload", USAGE)
+        if job_type is None and members:
+            fail("with --file, options are for lines that are payloads: name their job_type, too", USAGE)
+        _enqueue_file(gateway, file, members, as_json=json_)
+        return
+    if job_type is None and title is None:
+        fail("name a job_type (gateway enqueue image_resize '{..}'), a --title, or a --file", USAGE)
+    text = sys.stdin.read() if payload == "-" else payload or "null"
+    try:
+        json.loads(text)
+    except ValueError as error:
+        fail(f"the payload is not JSON: {error}. A text needs its quotes: '\"like this\"'", USAGE)
     # The payload goes as it was typed: 1.0 stays 1.0.
     body = ", ".join([*members, f'"payload": {text}'])
     # What stores a task may wait for its end, too: no scope to read is needed for the first minute.
@@ -220,17 +233,22 @@ def _await_end(gateway: Gateway, task_id: str, seconds: float) -> Answer:
             return answer
 
 
-def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json: bool) -> None:
+class _Line(msgspec.Struct):
+    """A line of a file that is no blank one: the task in it, and its number, from 1 on."""
+
+    number: int
+    task: bytes
+
+
+def _enqueue_file(gateway: Gateway, file: str, members: list[str], *, as_json: bool) -> None:
+    """Enqueue a task a line. members: of each task, whose payloads the lines are then; none: lines are whole tasks."""
     try:
-        lines = sys.stdin.buffer.read().splitlines() if file == "-" else Path(file).read_bytes().splitlines()
+        texts = sys.stdin.buffer.read().splitlines() if file == "-" else Path(file).read_bytes().splitlines()
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}", USAGE)
-    lines = [line for line in lines if line.strip()]
-    if job_type is not None:
-        # Lines are payloads then.
-        start = b'{"job_type": ' + json.dumps(job_type).encode() + b', "payload": '
-        lines = [start + line + b"}" for line in lines]
-    stored = known = wrong = number = 0
+    start, end = (f'{{{", ".join(members)}, "payload": '.encode(), b"}") if members else (b"", b"")
+    lines = [_Line(number, start + text + end) for number, text in enumerate(texts, 1) if text.strip()]
+    stored = known = wrong = 0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err,
         disable=not err.is_terminal,
@@ -253,12 +271,13 @@ def _enqueue_file(gateway: Gateway, file: str, job_type: str | None, *, as_json:
                 progress.update(bar, description=f"waiting: {answer.problem.get('title', answer.code).lower()}")
                 time.sleep(answer.retry_after_seconds or 1)
                 answer = _enqueue_chunk(gateway, chunk)
-            for entry in _entries(answer):
-                number += 1
+            for line, entry in zip(chunk, _entries(answer), strict=True):
                 if entry.status >= 400:
                     wrong += 1
                     problem = json.loads(bytes(entry.error))
-                    err.print(f"line {number}: {plain(problem['detail'])}", markup=False, soft_wrap=True)
+                    # Its place in the request that it went in says nothing to who reads the file.
+                    detail = _INDEX.sub("", problem["detail"], count=1)
+                    err.print(f"line {line.number}: {plain(detail)}", markup=False, soft_wrap=True)
                     continue
                 stored, known = stored + (entry.status == 201), known + (entry.status != 201)
                 if as_json:
@@ -284,10 +303,11 @@ class _Entries(msgspec.Struct):
     results: list[_Entry]
 
 
-def _enqueue_chunk(gateway: Gateway, chunk: list[bytes]) -> Answer | Refused:
+def _enqueue_chunk(gateway: Gateway, chunk: list[_Line]) -> Answer | Refused:
     """Enqueue some lines. Refused: there is no room for any of them now. Raises Refused for all else."""
     try:
-        return gateway.ask("POST", "/tasks", b"\n".join(chunk), {"Content-Type": "application/x-ndjson"})
+        body = b"\n".join(line.task for line in chunk)
+        return gateway.ask("POST", "/tasks", body, {"Content-Type": "application/x-ndjson"})
     except Refused as refusal:
         if refusal.code in _FOR_A_WHILE:
             return refusal
@@ -301,14 +321,14 @@ def _entries(answer: Answer) -> list[_Entry]:
     return msgspec.json.decode(answer.raw, type=_Entries).results
 
 
-def _chunks(lines: list[bytes]) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
+def _chunks(lines: list[_Line]) -> Iterator[list[_Line]]:
+    chunk: list[_Line] = []
     size = 0
     for line in lines:
-        if chunk and (len(chunk) >= _CHUNK_TASKS or size + len(line) > _CHUNK_BYTES):
+        if chunk and (len(chunk) >= _CHUNK_TASKS or size + len(line.task) > _CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(line)
-        size += len(line) + 1
+        size += len(line.task) + 1
     if chunk:
         yield chunk
