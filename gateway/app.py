@@ -76,7 +76,7 @@ class GatewayApp(Starlette):
             kind=self.connections.kind,
             durability=settings.durability,
         )
-        self.pool = Pool(self.store, self.manager, pool_size, settings.shutdown_timeout_seconds)
+        self.pool = Pool(self.store, self.registry, self.manager, pool_size, settings.shutdown_timeout_seconds)
         self.store.listener = self.manager
         self.manager.on_alarm, self.manager.on_count = self.sweeper.alarm, self.meter.count
         self.manager.on_dispatch = self.meter.dispatched

@@ -15,6 +15,7 @@ import time
 import msgspec
 
 from gateway.errors import LeaseLost, Refusal, ShuttingDown, TaskNotFound
+from gateway.store.registry import Registry
 from gateway.store.task_store import TaskStore
 from gateway.task_manager import PollRequest, TaskManager
 from gateway.tasks import DEFAULT_JOB_TYPE, DEFAULT_TENANT, LeasedTask, Queue
@@ -23,14 +24,18 @@ log = logging.getLogger("gateway.pool")
 _QUEUE = Queue(DEFAULT_TENANT, DEFAULT_JOB_TYPE)
 _RETRY_SECONDS = 0.5
 _POLL_SECONDS = 55.0
+_SIGN_OFF_SECONDS = 1.0
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 5.0
 
 
 class Pool:
     """`size` workers that poll the `default` queue. drain_seconds: how long running tasks may take when it stops."""
 
-    def __init__(self, store: TaskStore, manager: TaskManager, size: int, drain_seconds: float) -> None:
+    def __init__(
+        self, store: TaskStore, registry: Registry, manager: TaskManager, size: int, drain_seconds: float
+    ) -> None:
         self._store = store
+        self._registry = registry
         self._manager = manager
         self._size = size
         self._drain_seconds = drain_seconds
@@ -43,12 +48,23 @@ class Pool:
         log.info("started the pool", extra={"workers": self._size, "queue": DEFAULT_JOB_TYPE})
         async with asyncio.TaskGroup() as group:
             for number in range(self._size):
-                group.create_task(self._work(f"pool-{os.getpid()}-{number}"))
+                group.create_task(self._work(_name(number)))
 
     async def drain(self) -> None:
-        """Let running tasks finish, at most for drain_seconds; the rest goes back to the queue."""
-        if not self._running:
-            return
+        """Let running tasks finish, at most for drain_seconds; the rest goes back to the queue. Then sign off."""
+        if self._running:
+            await self._finish()
+        try:
+            async with asyncio.timeout(_SIGN_OFF_SECONDS):
+                await asyncio.gather(*(self._sign_off(_name(number)) for number in range(self._size)))
+        except (Refusal, TimeoutError):
+            pass  # they are listed for a while yet
+
+    async def _sign_off(self, worker_id: str) -> None:
+        self._manager.forget_worker(DEFAULT_TENANT, worker_id)
+        await self._registry.forget_worker(DEFAULT_TENANT, worker_id)
+
+    async def _finish(self) -> None:
         log.info("draining the pool", extra={"tasks": len(self._running)})
         # A second for the hand-back and the connections.
         _, left = await asyncio.wait(self._running, timeout=max(0.0, self._drain_seconds - 1.0))
@@ -113,6 +129,10 @@ class Pool:
             await self._store.release(self._queue_of(leased), leased.task.id, leased.token)
         except Refusal:
             pass  # its lease lapses
+
+
+def _name(number: int) -> str:
+    return f"pool-{os.getpid()}-{number}"
 
 
 class _Cancelled(Exception):

@@ -66,3 +66,14 @@ async def test_a_cancelled_task_is_let_go(redis_url: str) -> None:
         assert (await gateway.client.delete(f"/tasks/{task['id']}")).status_code == 202
         final = (await gateway.get(f"/tasks/{task['id']}?wait=5")).json()
         assert final["status"] == "cancelled"
+
+
+async def test_the_pool_signs_off_when_it_stops(redis_url: str) -> None:
+    async with live_gateway(redis_url) as other:
+        async with live_gateway(redis_url, pool_size=3):
+
+            async def listed(number: int) -> bool:
+                return len((await other.get("/workers")).json()["workers"]) == number
+
+            await wait_until(lambda: listed(3))
+        await wait_until(lambda: listed(0))

@@ -339,3 +339,9 @@ def _header(request: bytes, name: bytes) -> bytes:
         if line.lower().startswith(name + b":"):
             return line.split(b":", 1)[1].strip()
     return b""
+
+
+def test_an_address_without_a_scheme_is_refused_at_once() -> None:
+    for make in (Client, SyncClient):
+        with pytest.raises(ValueError, match=r"localhost:8080 is no http or https address, such as http://127"):
+            make("localhost:8080")

@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         worker.concurrency = options.concurrency
     try:
         worker.run()
+    except ValueError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
     except NotAllowed as refusal:
         print(f"{parser.prog}: the gateway refused this worker: {refusal}. {_ADVICE[refusal.status]}", file=sys.stderr)
         return 1

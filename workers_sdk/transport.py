@@ -54,6 +54,8 @@ class Transport:
 
     def __init__(self, url: str | None = None, token: Token | None = None) -> None:
         self.url = (url or os.environ.get("GATEWAY_URL") or DEFAULT_URL).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{self.url} is no http or https address, such as {DEFAULT_URL}")
         self._token = chosen(token)
         self._session: aiohttp.ClientSession | None = None
 
