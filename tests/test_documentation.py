@@ -191,6 +191,15 @@ def test_no_document_names_what_does_not_exist() -> None:
             assert f"\n{command}:" in (ROOT / "Makefile").read_text(), f"{path.name}: make {command}"
 
 
+def test_a_line_to_type_finds_its_python_in_a_fresh_clone() -> None:
+    """Or its document says which `python` it means."""
+    for path in (*DOCUMENTS, *(ROOT / "docs" / "workers").glob("*.md"), *(ROOT / "examples").glob("*/README.md")):
+        text = path.read_text()
+        for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL):
+            bare = re.search(r"^(?:\w+=\S+ )*(python|gateway) .*", block, re.MULTILINE)
+            assert not bare or f"`{bare[1]}` is `.venv/bin/{bare[1]}`" in text, f"{path}: {bare[0]}"
+
+
 def test_the_changelog_has_the_version_that_ships() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.search(rf"^## \[{re.escape(version)}\]", CHANGELOG, re.MULTILINE)

@@ -45,7 +45,7 @@ def blocks(name: str) -> list[str]:
 
 def worker_line(name: str) -> str:
     """The line that runs an example's worker."""
-    (line,) = re.findall(r"python (-m workers_sdk \S+)", blocks(name)[0])
+    (line,) = re.findall(r"^\.venv/bin/python (-m workers_sdk \S+)", blocks(name)[0], re.MULTILINE)
     return str(line)
 
 
@@ -147,7 +147,7 @@ async def test_the_lines_of_the_readme_run(name: str, gateway: LiveGateway, fold
     need(name)
     setup, use = blocks(name)
     for line in setup.splitlines():
-        if line.startswith("python examples/"):
+        if line.startswith(".venv/bin/python examples/"):
             subprocess.run([sys.executable, *line.split()[1:]], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     async with mail_server() if name == "email_send" else contextlib.nullcontext() as mail:
         env = {"SMTP_URL": mail.url} if mail else {}
