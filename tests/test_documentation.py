@@ -340,6 +340,15 @@ def test_the_protocol_has_every_member_of_a_reply() -> None:
                 assert f"`{member}`" in PROTOCOL or f'"{member}"' in PROTOCOL, f"{name}.{member}"
 
 
+def test_the_protocol_shows_a_task_with_every_member() -> None:
+    firsts = re.findall(r"^\| (`.*?) \|", _between(PROTOCOL, "members of a task"), re.MULTILINE)
+    shown = [member for first in firsts for member in re.findall(r"`(\w+)`", first)]
+    info = inspect.type_info(task_messages.TaskReply)
+    assert isinstance(info, inspect.StructType)
+    # A member's type has its description.
+    assert sorted(shown) == sorted(one.name for one in info.fields if "under /api/v1/jobs" not in str(one.type))
+
+
 def test_what_scripts_rely_on() -> None:
     """ "Replies for scripts" promises the first and the last members of a task in a worker's hands."""
     assert task_messages.LeasedTaskReply.__struct_fields__[:4] == ("id", "job_type", "status", "payload")
