@@ -129,7 +129,7 @@ outcome is accepted. Make what your task does safe to repeat.
 
 ```
 JSON='Content-Type: application/json'
-# 200: a task. 204: nothing yet, poll again.
+# 200: {"tasks":[{"id":..,"payload":..,"lease_token":..}]}. 204, and no body: nothing yet, poll again.
 curl "$GATEWAY/poll?worker_id=w1&task_type=image_resize"
 # While it works:
 curl "$GATEWAY/tasks/$ID/heartbeat" -H "$JSON" -d '{"lease_token":"..."}'
