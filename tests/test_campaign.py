@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_order_is_judged_by_priority_and_time(priority: str, kinds: set[str]) ->
     assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
 
 
+@pytest.mark.parametrize(("code", "kinds"), [("store_unavailable", {"FIFO broken"}), ("not_replicated", set())])
+def test_what_no_replica_confirmed_was_held_for_a_moment_and_put_back(code: str, kinds: set[str]) -> None:
+    story = Story().enqueue(0, 1).enqueue(2, 3, payload="p2").lost_poll(3.5, 4.5, status=503, code=code)
+    story.poll(4, 5, "t2", payload="p2").poll(6, 7)
+    assert story.kinds() & {"FIFO broken", "priority ignored"} == kinds
+
+
 @pytest.mark.parametrize(("key", "kinds"), [("k", {"FIFO broken"}), ("other", set())])
 def test_the_order_of_held_back_tasks_is_judged_by_their_key(key: str, kinds: set[str]) -> None:
     story = Story().enqueue(0, 1, job_type=KEYED_QUEUE, concurrency_key="k")
@@ -217,6 +225,18 @@ def test_a_task_that_expired_too_soon_or_after_its_start_is_told() -> None:
 def test_every_mutant_still_finds_its_text(tmp_path: Path) -> None:
     for number, mutant in enumerate(mutants.MUTANTS.values()):
         mutants.break_gateway(mutant, _ROOT, tmp_path / str(number))
+
+
+def test_a_mutant_that_is_none_is_told_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mutants", "rate ignored", "nosuch"])
+    with pytest.raises(SystemExit) as ended:
+        mutants.main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "unknown: nosuch; known:" in told
+    assert all(shlex.quote(name) in told for name in mutants.MUTANTS)
 
 
 async def test_a_gateway_that_hands_out_early_is_caught(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import shutil
 import sys
 import tempfile
@@ -237,6 +238,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--source", type=Path, default=_ROOT)
     given = parser.parse_args()
+    unknown = [name for name in given.names if name not in MUTANTS]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known:" + "".join(f"\n  {shlex.quote(name)}" for name in MUTANTS))
     escaped = []
     for name in given.names or MUTANTS:
         folder = Path(tempfile.mkdtemp(prefix="campaign-mutant-"))
