@@ -22,6 +22,8 @@ from tests.campaign.violations import Violation
 
 # A gateway puts back what it claimed for a client that is gone; it gives up on Redis after a few seconds.
 _HAND_BACK_SECONDS = 6.0
+# For so long it waits for a replica, and then once more when it puts back.
+_REPLICA_SECONDS = 2.0
 
 
 class _First(msgspec.Struct):
@@ -81,6 +83,8 @@ def _doubts(timeline: Timeline, queue: str) -> list[tuple[float, float]]:
     # A gateway that is stopped sends polls home and puts back what it was about to give them.
     spans = [(fault.at, fault.until) for fault in timeline.faults if fault.name == "gateway_term"]
     spans += [(poll.start, poll.end + _HAND_BACK_SECONDS) for poll in _holders(timeline) if asks_for(poll, queue)]
+    # While no replica confirms anything, what is claimed for polls that wait goes back, too, and they wait on.
+    spans += [(one.start, one.end + _REPLICA_SECONDS) for one in timeline.operations if _not_replicated(one)]
     merged: list[tuple[float, float]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -91,9 +95,10 @@ def _doubts(timeline: Timeline, queue: str) -> list[tuple[float, float]]:
 
 
 def _holders(timeline: Timeline) -> list[Operation]:
-    """Polls without an answer that may have taken tasks away, to be put back with their attempts uncounted.
+    """Polls that may have taken tasks away, to be put back with their attempts uncounted: without an answer, or refused
+    since no replica confirmed what they got.
 
-    What died with its gateway is not put back: its lease lapses, and the attempt counts. So with a 503.
+    What died with its gateway is not put back: its lease lapses, and the attempt counts. So with any other 503.
     """
     kills: dict[str, list[Fault]] = defaultdict(list)
     for fault in timeline.faults:
@@ -101,8 +106,13 @@ def _holders(timeline: Timeline) -> list[Operation]:
             kills[fault.target].append(fault)
     return [
         poll for poll in timeline.lost_polls
-        if poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)])
+        if _not_replicated(poll)
+        or (poll.status == NO_ANSWER and not _killed(poll, kills[timeline.gateway_of(poll)]))
     ]  # fmt: skip
+
+
+def _not_replicated(one: Operation) -> bool:
+    return one.status == 503 and one.reply.get("code") == "not_replicated"
 
 
 def _sent_home(timeline: Timeline) -> list[Operation]:

@@ -46,9 +46,12 @@ class Story:
         given = [f"order~{payload[1:]}", token, 99.99 + end, attempt, 2, lease, payload, "normal", 0.0]
         return self.add("poll", start, end, 200, {"task_type": ["order"], "max": 1}, {"tasks": [given]})
 
-    def lost_poll(self, start: float, end: float, queue: str = "order", status: int = 0, most: int = 1) -> Story:
+    def lost_poll(
+        self, start: float, end: float, queue: str = "order", status: int = 0, most: int = 1,
+        code: str = "store_unavailable",
+    ) -> Story:  # fmt: skip
         """A worker hangs up, or hears 503."""
-        reply = {"code": "store_unavailable", "retry_after": "1"} if status else {"cause": "_NoAnswer hung up: close"}
+        reply = {"code": code, "retry_after": "1"} if status else {"cause": "_NoAnswer hung up: close"}
         return self.add("poll", start, end, status, {"task_type": [queue], "max": most}, reply)
 
     def ends(self, status: str, attempt: int = 1, **facts: Any) -> Story:
