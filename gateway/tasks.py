@@ -252,7 +252,10 @@ def public_id(job_type: str, arq_id: str, tag: str) -> str:
     if "/" in tag and (found := _PARTITION_OF_TAG.fullmatch(tag, tag.rindex("/"))):
         part = f"{found[1]}."
     if len(arq_id) == len(tag) + ULID_CHARS and arq_id.startswith(tag):
-        return f"{job_type}~{part}{arq_id[len(tag) :]}"
+        name = arq_id[len(tag) :]
+        # A plain arq producer may have put anything of that length there.
+        if name.isascii() and name.isalnum():
+            return f"{job_type}~{part}{name}"
     encoded = base64.urlsafe_b64encode(arq_id.encode("utf-8", "surrogateescape")).decode().rstrip("=")
     return f"{job_type}~{part}~{encoded}"
 

@@ -300,6 +300,22 @@ async def test_a_job_of_an_id_like_ours_is_kept_and_listed_like_any_other(
     assert [one["id"] for one in (await gateway.get("/tasks")).json()["tasks"]] == [task["id"]]
 
 
+@pytest.mark.parametrize(
+    "tail", ["~" * 26, "1." + "a" * 24, "/" * 26, "a b" + "c" * 23, '"' + "q" * 25, "é" * 13, "0123456789=" + "a" * 15]
+)
+async def test_a_job_whose_id_in_the_tag_is_as_long_as_ours_is_reported_on(
+    tail: str, gateway: LiveGateway, producer: ArqRedis
+) -> None:
+    assert len(tail.encode()) == 26
+    job = await enqueue(producer, _job_id="{default:demo}" + tail)
+    task = await take(gateway)
+    assert [one["id"] for one in (await gateway.get("/tasks")).json()["tasks"]] == [task["id"]]
+    assert (await gateway.report(task, "complete", result=7)).status_code == 200
+    assert (await gateway.get(f"/tasks/{task['id']}")).json()["status"] == "completed"
+    assert await job.result(timeout=10, poll_delay=_POLL_SECONDS) == 7
+    assert (await gateway.post("/tasks/delete", {"filter": {}})).json() == {"matched": 1, "changed": 1}
+
+
 async def test_a_finished_job_shows_its_past_and_leaves_nothing_when_it_is_deleted(
     gateway: LiveGateway, producer: ArqRedis, redis: Redis
 ) -> None:

@@ -80,8 +80,11 @@ local function exclusive(number) return string.format('(%.17g', number) end
 -- A write that needs no memory: after it Redis lets the rest of the script write even when it is full.
 local function allow_when_full() redis.call('PERSIST', QUEUE) end
 
--- arq's ids of tasks made here are the queue's tag and a ULID; any other was made by a plain arq producer.
-local function is_native(id) return #id == #TAG + 26 and string.find(id, TAG, 1, true) == 1 end
+-- arq's ids of tasks made here are the queue's tag and a ULID; any other was made by a plain arq producer. One of his may
+-- look like that, but where lists would read it as another (`id_of`).
+local function is_native(id)
+  return #id == #TAG + 26 and string.find(id, TAG, 1, true) == 1 and string.byte(id, #TAG + 11) ~= 61
+end
 
 local function crockford(ms)
   local alphabet, text = '0123456789abcdefghjkmnpqrstvwxyz', ''
