@@ -324,9 +324,10 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
         raise ConfigError("REDIS_TLS is set, but REDIS_URL names a Redis without TLS; write rediss://, or unset it")
     if settings.redis_cluster and settings.redis_db:
         raise ConfigError("REDIS_DB is set, but the Redis of REDIS_CLUSTER has database 0 only; unset it")
-    if settings.redis_password and settings.embedded_redis():
+    ignored = {"PASSWORD": settings.redis_password, "DB": settings.redis_db, "TLS": settings.redis_tls}
+    for name in [name for name, value in ignored.items() if value and settings.embedded_redis()]:
         raise ConfigError(
-            "REDIS_PASSWORD is set, but no Redis is named, and the embedded one has no password; set REDIS_ADDR, or "
+            f"REDIS_{name} is set, but no Redis is named, and it is nothing to the embedded one; set REDIS_ADDR, or "
             "unset it"
         )
     if settings.durability == "replicated" and settings.embedded_redis():

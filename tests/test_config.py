@@ -58,7 +58,7 @@ def test_without_anything_set_the_defaults_hold_and_redis_is_embedded() -> None:
 )
 def test_every_spelling_of_every_setting_is_read(row: config.Setting, variable: str) -> None:
     text, value = sample(row)
-    beside = {"REDIS_HOST": "cache"} if variable == "REDIS_PASSWORD" else {}
+    beside = {"REDIS_HOST": "cache"} if variable in ("REDIS_PASSWORD", "REDIS_DB", "REDIS_TLS") else {}
     assert getattr(load(**beside, **{variable: text}), row.field) == value
     assert getattr(load(**beside, **{variable: f"  {text} "}), row.field) == value
 
@@ -229,6 +229,8 @@ def test_the_address_of_redis_is_spelled_without_its_password(variables: dict[st
         ({"REDIS_URL": "redis://h:1", "REDIS_TLS": "true"}, "REDIS_TLS"),
         ({"REDIS_URL": "unix:///run/redis.sock", "REDIS_TLS": "true"}, "REDIS_TLS"),
         ({"REDIS_PASSWORD": SECRET}, "REDIS_PASSWORD is set, but no Redis is named"),
+        ({"REDIS_DB": "3"}, "REDIS_DB is set, but no Redis is named"),
+        ({"REDIS_TLS": "true"}, "REDIS_TLS is set, but no Redis is named"),
         ({"DURABILITY": "replicated"}, "DURABILITY"),
         ({"DURABILITY": "everything"}, "DURABILITY"),
         ({"REDIS_SENTINELS": "a:1", "REDIS_CLUSTER": "a:1"}, "REDIS_SENTINELS and REDIS_CLUSTER"),
