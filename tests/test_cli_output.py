@@ -229,3 +229,8 @@ async def _answer_with_a_page(reader: asyncio.StreamReader, writer: asyncio.Stre
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>")
     await writer.drain()
     writer.close()
+
+
+async def test_an_id_with_the_name_of_an_emoji_is_printed_as_it_is(gateway: LiveGateway) -> None:
+    ended = await run(gateway.url, "enqueue", "a:x:b")
+    assert ended.out.startswith("a:x:b~")

@@ -27,7 +27,7 @@ class _Output(Console):
         raise BrokenPipeError
 
 
-out, err = _Output(highlight=False), _Output(stderr=True, highlight=False)
+out, err = _Output(highlight=False, emoji=False), _Output(stderr=True, highlight=False, emoji=False)
 
 
 class Column(NamedTuple):
