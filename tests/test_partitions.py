@@ -249,6 +249,13 @@ async def test_a_limit_below_the_number_of_partitions_is_refused(gateway: LiveGa
     assert f"4 of them need {limit} 4; it is 3" in reply.json()["detail"]
 
 
+async def test_more_partitions_than_the_gateways_own_bound_are_refused(redis_url: str) -> None:
+    async with live_gateway(redis_url, task_queue_size=10) as gateway:
+        reply = await gateway.client.put("/queues/demo", json={"partitions": 32})
+        assert (reply.status_code, reply.json()["member"]) == (400, "partitions")
+        await spread(gateway, 10)
+
+
 async def test_a_rate_too_low_for_the_partitions_is_refused(clocked_gateway: LiveGateway) -> None:
     """Each gives out at least one task at once, and together they may give a tenth of the rate."""
     gateway = clocked_gateway

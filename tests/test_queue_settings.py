@@ -442,3 +442,8 @@ async def test_a_queue_with_settings_and_no_task_is_shown(gateway: LiveGateway) 
     assert (await gateway.get("/queues/demo")).status_code == 404
     await put(gateway, max_processing=5)
     assert (await gateway.get("/queues/demo")).json()["pending"] == 0
+
+
+async def test_to_resume_a_queue_that_was_never_set_makes_none(gateway: LiveGateway) -> None:
+    assert (await gateway.post("/queues/nowhere/resume")).json()["paused"] is False
+    assert (await gateway.get("/queues/nowhere")).status_code == 404

@@ -72,7 +72,7 @@ class QueueAdmin:
         given = await read_message(call, _settings, self._max_body_bytes)
         settings = _changed(QueueSettings(), given)
         await self._limits.check_queues(queue.tenant, {queue})
-        _check_parts(settings, given)
+        _check_parts(settings, given, self._store.queue_limit)
         await self._register(queue, settings)
         changed = await self._store.configure(queue, settings, pause=_pause_of(given))
         return self._done(call, queue, "set a queue", changed)
@@ -85,7 +85,7 @@ class QueueAdmin:
         for _ in range(_PATCH_TRIES):
             known = await self._store.settings(queue)
             settings = _changed(known, given)
-            _check_parts(settings, given)
+            _check_parts(settings, given, self._store.queue_limit)
             await self._register(queue, settings)
             try:
                 changed = await self._store.configure(queue, settings, version=known.version, pause=_pause_of(given))
@@ -117,6 +117,10 @@ class QueueAdmin:
         """POST /queues/{job_type}/resume. 200 the settings, 400."""
         call.query()
         queue = queue_named(call)
+        known = await self._store.settings(queue)
+        if not known.version and not known.paused_until_ms:
+            # Nothing was ever set: there is no pause to end, and nothing to keep.
+            return self._reply(queue, known)
         changed = await self._store.configure(queue, None, pause=0)
         return self._done(call, queue, "resumed a queue", changed)
 
@@ -227,7 +231,7 @@ def _changed(known: QueueSettings, given: NewQueueSettings) -> QueueSettings:
     return msgspec.structs.replace(known, **changes)
 
 
-def _check_parts(settings: QueueSettings, given: NewQueueSettings) -> None:
+def _check_parts(settings: QueueSettings, given: NewQueueSettings, queue_limit: int) -> None:
     """Refuse limits of which a partition's part would be nothing, in the name of the member that was sent."""
     least = {
         "max_processing": settings.partitions,
@@ -237,6 +241,8 @@ def _check_parts(settings: QueueSettings, given: NewQueueSettings) -> None:
     }
     for name, needed in least.items():
         limit = getattr(settings, name)
+        if name == "max_pending":
+            limit = limit or queue_limit
         if limit is None or limit >= needed:
             continue
         count = settings.partitions
