@@ -239,6 +239,12 @@ class RateLimited(Refusal):
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+_COUNTS = {
+    "max_pending": ". What workers take makes room",
+    "max_stored_bytes": ". What is final counts until its retention ends, or it is deleted",
+}
+
+
 class QuotaExceeded(Refusal):
     """The tenant holds as much as it may. quota: its name, as `GET /tenants` tells it."""
 
@@ -248,8 +254,7 @@ class QuotaExceeded(Refusal):
 
     def __init__(self, quota: str, used: int, asked: int, limit: int) -> None:
         super().__init__(
-            f"{quota}: {asked} more to {used} would pass {limit}; nothing was stored. What is final counts until its "
-            "retention ends, or it is deleted",
+            f"{quota}: {asked} more to {used} would pass {limit}; nothing was stored{_COUNTS.get(quota, '')}",
             quota=quota, used=used, limit=limit, **{"violated-policies": [quota]},
         )  # fmt: skip
 
@@ -436,5 +441,6 @@ class StoreFull(Refusal):
     code, title = "store_full", "Redis is full"
     retryable, retry_after_seconds = True, 5
 
-    def __init__(self) -> None:
-        super().__init__("Redis reached its maxmemory; nothing was stored. Reports of workers still work")
+    def __init__(self, *, partly: bool = False) -> None:
+        what = "a part of the batch may be stored, repeat it with the same key" if partly else "nothing was stored"
+        super().__init__(f"Redis reached its maxmemory; {what}. Reports of workers still work")

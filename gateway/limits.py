@@ -152,7 +152,7 @@ class TenantLimits:
             raise BatchTooLarge(limits.max_batch)
 
     async def check_room(self, tenant: str, tasks: int, size_bytes: int) -> None:
-        """See whether a tenant may store so much more. Raises BodyTooLarge, QuotaExceeded.
+        """See whether a tenant may store so much more. Raises BatchTooLarge, BodyTooLarge, QuotaExceeded.
 
         The counts are at most a second old (longer with hundreds of queues), and this process adds its own in between:
         several gateways together may pass a quota by what they store in that time.
@@ -162,6 +162,8 @@ class TenantLimits:
             return
         usage = await self._usage(tenant)
         if limits.max_pending is not None and usage.pending + tasks > limits.max_pending:
+            if tasks > max(limits.max_pending, 1):
+                raise BatchTooLarge(limits.max_pending)
             raise QuotaExceeded("max_pending", usage.pending, tasks, limits.max_pending)
         if limits.max_stored_bytes is not None and usage.stored_bytes + size_bytes > limits.max_stored_bytes:
             if size_bytes > limits.max_stored_bytes:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.tasks import TaskSpec
 from tests import lives
-from tests.harness import Clock, LiveGateway
+from tests.harness import Clock, LiveGateway, live_gateway
 
 
 async def _post(gateway: LiveGateway, key: str, body: object, path: str = "/tasks", **headers: str):  # type: ignore[no-untyped-def]
@@ -149,6 +149,31 @@ async def test_a_batch_of_which_a_part_is_in_doubt_is_made_whole_by_its_repetiti
         assert await redis.zcard("arq:queue:{default:demo}") == before + (key == "a"), "what was stored is stored once"
         assert await redis.zcard("arq:queue:{default:other}") == other + 1
         assert (await _post(gateway, key, batch)).content == reply.content
+
+
+async def test_a_batch_of_which_nothing_fits_leaves_its_key_free(gateway: LiveGateway) -> None:
+    await gateway.client.put("/queues/demo", json={"max_pending": 2})
+    for _ in range(2):
+        await gateway.enqueue()
+    batch = [{"job_type": "demo"}, {"job_type": "demo"}]
+    refused = await _post(gateway, "a", batch)
+    assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+    assert (await gateway.post("/tasks", batch)).status_code == 503
+    await gateway.post("/queues/demo/purge")
+    assert (await _post(gateway, "a", batch)).status_code == 201
+
+
+async def test_what_a_key_made_is_told_again_although_it_fills_the_quota(redis_url: str) -> None:
+    async with live_gateway(redis_url, tenant_max_pending=3) as gateway:
+        batch = [{"job_type": "demo"}] * 3
+        first = await _post(gateway, "a", batch)
+        assert first.status_code == 201
+        again = await _post(gateway, "a", batch)
+        assert (again.status_code, again.content) == (201, first.content)
+        refused = await _post(gateway, "b", batch)
+        assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
+        refused = await _post(gateway, "c", [*batch, {"job_type": "demo"}])
+        assert (refused.status_code, refused.json()["code"], refused.json()["limit"]) == (413, "batch_too_large", 3)
 
 
 async def test_a_repeated_request_may_still_wait_for_the_end(gateway: LiveGateway) -> None:

@@ -18,6 +18,7 @@ from gateway.errors import (
     BatchRefused,
     InternalError,
     InvalidParameter,
+    QueueFull,
     Refusal,
     ShuttingDown,
     StoreFull,
@@ -74,20 +75,22 @@ class Enqueue:
         body = await call.body(self._max_body_bytes)
         atomic = parameters.flag(query, "atomic")
         specs, single = specs_of(call, body, media)
-        if not single:
-            self._limits.check_batch(call.identity.tenant, len(specs))
-        if not self._limits.quotas_idle:
-            await self._limits.check_room(call.identity.tenant, len(specs), len(body))
         if key is None:
+            if not single or not self._limits.quotas_idle:
+                await self._check_quotas(call, len(specs), len(body))
             made = await self._make(call, specs, (), single=single, atomic=atomic)
             return await self._answer(call, made, single=single)
         tenant = call.identity.tenant
         # A token that is limited to other queues makes it another request.
         limited = ",".join(call.identity.job_types).encode()
         request = (b"POST /tasks", call.scope["query_string"], media, body, *([limited] if limited else []))
-        done, made = await self._idempotency.begin(tenant, key, request, self._names(tenant, specs, atomic=atomic))
+        names = self._names(tenant, specs, atomic=atomic)
+        done, made = await self._idempotency.begin(tenant, key, request, names)
         if not done:
             try:
+                if made.names == tuple(names):
+                    # What an earlier try may have stored counts already, and must not be held against itself.
+                    await self._check_quotas(call, len(specs), len(body))
                 made = await self._make(call, specs, made.names, single=single, atomic=atomic)
             except (StoreUnavailable, InternalError):
                 # It may have been done: the key stays taken for a moment, then the same ids are tried again.
@@ -101,6 +104,10 @@ class Enqueue:
                 raise
             await self._idempotency.finish(tenant, key, made)
         return await self._answer(call, made, single=single, replayed=done)
+
+    async def _check_quotas(self, call: Call, tasks: int, size_bytes: int) -> None:
+        self._limits.check_batch(call.identity.tenant, tasks)
+        await self._limits.check_room(call.identity.tenant, tasks, size_bytes)
 
     async def _make(
         self, call: Call, specs: Sequence[TaskSpec | Refusal], names: Sequence[str], *, single: bool, atomic: bool
@@ -126,6 +133,9 @@ class Enqueue:
         tasks = [one for one in results if isinstance(one, Task)]
         if len(tasks) == len(results):
             return Made((), 201, "", encode(TaskBatch(tasks=[task_reply(task, jobs=call.jobs) for task in tasks])))
+        full = [one for one in results if isinstance(one, QueueFull)]
+        if len(full) == len(results) and len({spec.job_type for spec in specs if isinstance(spec, TaskSpec)}) == 1:
+            raise full[0]
         if atomic:
             for one in results:
                 if isinstance(one, Refusal) and not isinstance(one, BatchRefused):
@@ -161,8 +171,10 @@ class Enqueue:
                     queue, chosen, atomic=atomic, names=mine
                 )
             except Refusal as refusal:
-                if (len(queues) == 1 and not wrong) or (names and isinstance(refusal, _UNSETTLED)):
+                if len(queues) == 1 and not wrong:
                     raise
+                if names and isinstance(refusal, _UNSETTLED):
+                    raise (StoreFull(partly=True) if isinstance(refusal, StoreFull) else refusal) from None
                 stored = [refusal] * len(numbers)
             for number, one in zip(numbers, stored, strict=True):
                 results[number] = one
