@@ -174,7 +174,7 @@ class Enqueue:
                 if len(queues) == 1 and not wrong:
                     raise
                 if names and isinstance(refusal, _UNSETTLED):
-                    raise (StoreFull(partly=True) if isinstance(refusal, StoreFull) else refusal) from None
+                    raise _of_the_whole(refusal) from None
                 stored = [refusal] * len(numbers)
             for number, one in zip(numbers, stored, strict=True):
                 results[number] = one
@@ -190,7 +190,7 @@ class Enqueue:
             task, is_new = await self._stored(queue, spec, outcome, name)
         except Refusal as refusal:
             if name and isinstance(refusal, _UNSETTLED):
-                raise
+                raise _of_the_whole(refusal) from None
             error = Raw(problems.encode(refusal, call.request_id))
             return ItemResult(status=problems.status_of(refusal), error=error)
         return ItemResult(status=201 if is_new else 200, task=task_reply(task, jobs=call.jobs))
@@ -253,6 +253,11 @@ class Enqueue:
     def _problem(self, call: Call, spec: TaskSpec | Refusal, number: int) -> object:
         assert isinstance(spec, Refusal)
         return {"index": number, **problems.document(spec, call.request_id)}
+
+
+def _of_the_whole(refusal: Refusal) -> Refusal:
+    """What one item of a batch was refused with, as the answer to all of it: others may be stored."""
+    return StoreFull(partly=True) if isinstance(refusal, StoreFull) else refusal
 
 
 def _idempotency_key(call: Call) -> str | None:
