@@ -447,3 +447,10 @@ async def test_a_queue_with_settings_and_no_task_is_shown(gateway: LiveGateway) 
 async def test_to_resume_a_queue_that_was_never_set_makes_none(gateway: LiveGateway) -> None:
     assert (await gateway.post("/queues/nowhere/resume")).json()["paused"] is False
     assert (await gateway.get("/queues/nowhere")).status_code == 404
+
+
+async def test_null_leaves_a_pause_as_it_is(gateway: LiveGateway) -> None:
+    await gateway.post("/queues/demo/pause")
+    for method in ("PUT", "PATCH"):
+        reply = await gateway.client.request(method, "/queues/demo", json={"paused": None, "max_processing": 3})
+        assert (reply.status_code, reply.json()["paused"]) == (200, True), reply.text

@@ -78,7 +78,7 @@ class NewQueueSettings(Request):
     max_processing_per_key: MaxPerKey | UnsetType | None = UNSET
     partitions: Partitions | UnsetType | None = UNSET
     defaults: QueueDefaults | UnsetType | None = UNSET
-    paused: Annotated[bool, Meta(description="Whether nothing is handed out.")] | UnsetType = UNSET
+    paused: Annotated[bool, Meta(description="Whether nothing is handed out.")] | UnsetType | None = UNSET
 
 
 class DefaultsReply(Reply):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from gateway.api.admin_messages import (
     DefaultsReply,
@@ -262,7 +262,7 @@ def _defaults(given: QueueDefaults) -> Defaults:
 
 
 def _pause_of(given: NewQueueSettings) -> bytes | int:
-    if given.paused is UNSET:
+    if isinstance(given.paused, UnsetType) or given.paused is None:
         return b""
     return FOR_EVER_MS if given.paused else 0
 
