@@ -278,18 +278,39 @@ async def test_counts_and_hashes_as_hashlib_does(gateway: LiveGateway, tmp_path:
         assert (done["status"], done.get("result")) == ("completed", expected(tmp_path / name)), name
 
 
+async def test_says_what_it_does_and_a_clean_stop_is_no_trouble(
+    gateway: LiveGateway, worker: RunningWorker, file: Path, tmp_path: Path
+) -> None:
+    done = await wait_final(gateway, await gateway.enqueue(JOB_TYPE, payload={"path": str(file)}))
+    missing = {"path": str(tmp_path / "missing")}
+    failed = await wait_final(gateway, await gateway.enqueue(JOB_TYPE, payload=missing))
+    await wait_until(lambda: gateway.app.manager.open_polls == 1)
+    worker.process.send_signal(signal.SIGTERM)
+    assert await worker.exit_code() == 0
+    begin, *lines = worker.log.read_text().splitlines()
+    assert begin.endswith(f"w-1 polls {gateway.url} for {JOB_TYPE}")
+    assert f"w-1: complete {done['id']}: 200" in lines[0]
+    assert f"w-1: fail {failed['id']}: 200 " in lines[1]
+    assert failed["error"]["message"] in lines[1]
+    assert lines[2:] in ([], ["w-1 stops: SIGTERM"])
+
+
 @pytest.mark.usefixtures("worker")
-async def test_says_why_it_failed_and_whether_to_try_again(gateway: LiveGateway, tmp_path: Path) -> None:
-    missing = await gateway.enqueue(
-        JOB_TYPE, payload={"path": str(tmp_path / "missing")}, retry={"delays_seconds": [600]}
-    )
-    senseless = await gateway.enqueue(JOB_TYPE, payload=[7])
-    failed = await wait_final(gateway, senseless)
-    assert (failed["status"], failed["attempt"]) == ("failed", 1)
-    retrying = await in_state(gateway, missing, "retrying")
-    for task in (failed, retrying):
-        assert task["error"]["type"], task
-        assert task["error"]["message"], task
+async def test_says_why_it_failed_and_does_not_try_again_what_stays_so(gateway: LiveGateway, tmp_path: Path) -> None:
+    for payload in ({"path": str(tmp_path / "missing")}, [7]):
+        failed = await wait_final(gateway, await gateway.enqueue(JOB_TYPE, payload=payload))
+        assert (failed["status"], failed["attempt"]) == ("failed", 1), failed
+        assert failed["error"]["type"], failed
+        assert failed["error"]["message"], failed
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_may_be_otherwise_in_a_minute_is_tried_again(gateway: LiveGateway, tmp_path: Path) -> None:
+    folder = {"path": str(tmp_path)}  # a file may stand there next time
+    task = await gateway.enqueue(JOB_TYPE, payload=folder, retry={"delays_seconds": [600]})
+    retrying = await in_state(gateway, task, "retrying")
+    assert retrying["error"]["type"], retrying
+    assert retrying["error"]["message"], retrying
 
 
 async def test_sigterm_gives_the_task_back_and_signs_off(
@@ -445,6 +466,24 @@ async def test_a_batch_and_a_single_task_wait_for_room(
     for line, path in zip(lines, (file, other, file), strict=True):
         assert "completed" in line
         assert expected(path)["sha256"] in line
+
+
+async def test_a_producer_tells_a_failure_and_ends_with_1(
+    gateway: LiveGateway, producer: list[str], tmp_path: Path, file: Path
+) -> None:
+    async with running([sys.executable, str(EXAMPLES / "python/worker.py")], gateway.url, tmp_path):
+        for arguments in (["nosuchfile"], [file.name, "nosuchfile", file.name]):
+            done = await asyncio.to_thread(
+                subprocess.run, [*producer, *arguments], cwd=tmp_path, env={**os.environ, "GATEWAY_URL": gateway.url},
+                capture_output=True, text=True, timeout=20,
+            )  # fmt: skip
+            assert done.returncode == 1, done
+            lines = done.stdout.splitlines()
+            assert len(lines) == len(arguments), lines
+            for argument, line in zip(arguments, lines, strict=True):
+                missing = argument == "nosuchfile"
+                words = ("failed", "No such file") if missing else ("completed", expected(file)["sha256"])
+                assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize("language", CHECKS)

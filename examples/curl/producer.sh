@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A producer: bash and curl. `producer.sh FILE ..` has each file counted and hashed.
 set -euo pipefail
-gateway=${GATEWAY_URL:-http://127.0.0.1:8080}
+gateway=${GATEWAY_URL:-http://127.0.0.1:8080} exit_code=0
 
 # GET, or POST a body. --retry comes again after a 429 or 503, when Retry-After says; it gives up after two minutes.
 call() { # path, curl's options
@@ -12,11 +12,13 @@ call() { # path, curl's options
 
 # A file's name as a JSON string.
 quoted() {
-  local name
-  name=$(realpath -- "$1")
+  local name; name=$(realpath -- "$1")
   name=${name//\\/\\\\}
   printf '"%s"' "${name//\"/\\\"}"
 }
+
+# Prints what came of a task. Without a result the exit code is 1.
+show() { echo "$1"; [[ $1 =~ ^[^,]*,[^,]*,\"status\":\"completed\" ]] || exit_code=1; }
 
 tasks=()
 for file in "$@"; do
@@ -24,14 +26,14 @@ for file in "$@"; do
 done
 
 # One task. The answer comes when it is final, at the latest after 30 s.
-call /tasks -H 'Prefer: wait=30' --data-binary "${tasks[0]}"
-echo
+task=$(call /tasks -H 'Prefer: wait=30' --data-binary "${tasks[0]}")
+show "$task"
 if ((${#tasks[@]} > 1)); then
   rest=$(IFS=,; echo "${tasks[*]:1}")
-  # A batch: all of it is stored, or nothing.
-  stored=$(call '/tasks?atomic=true' --data-binary "[$rest]")
-  grep -oP '"id":"\K[^"]+' <<<"$stored" | while read -r id; do
-    call "/tasks/$id?wait=30"
-    echo
-  done
+  stored=$(call '/tasks?atomic=true' --data-binary "[$rest]") # a batch: all of it is stored, or nothing
+  while read -r id; do
+    task=$(call "/tasks/$id?wait=30" </dev/null)
+    show "$task"
+  done < <(grep -oP '"id":"\K[^"]+' <<<"$stored")
 fi
+exit "$exit_code"

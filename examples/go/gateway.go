@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"log"
-	"math/rand/v2"
+	random "math/rand/v2"
 	"net/http"
 	"os"
 	"time"
@@ -16,6 +17,7 @@ import (
 type object = map[string]any
 
 var gateway = cmp.Or(os.Getenv("GATEWAY_URL"), "http://127.0.0.1:8080")
+var worker = cmp.Or(os.Getenv("WORKER_ID"), "go-"+rand.Text()[:8])
 
 // call repeats a request until it is answered, or ctx is done (status 0). That is safe: reports carry their lease
 // token, polls a poll_id. The reply's directive stands in the header of a poll, in the body of a heartbeat.
@@ -23,13 +25,13 @@ func call(ctx context.Context, method, path string, body object) (status int, re
 	content, _ := json.Marshal(body)
 	for backoff := 0.1; ctx.Err() == nil; backoff = min(backoff*2, 10) {
 		status, reply, err := send(ctx, method, path, content)
-		if err != nil || status >= 400 {
+		if ctx.Err() == nil && (err != nil || status >= 400) {
 			log.Println(method, path, status, reply["detail"], err)
 		}
 		if err == nil && status < 500 && status != 429 {
 			return status, reply
 		}
-		sleep(ctx, backoff*(0.5+rand.Float64()/2))
+		sleep(ctx, backoff*(0.5+random.Float64()/2))
 	}
 	return 0, nil
 }
@@ -55,6 +57,13 @@ func send(ctx context.Context, method, path string, content []byte) (int, object
 		err = nil // a 204 has no body
 	}
 	return response.StatusCode, reply, err
+}
+
+// signOff gives back what is in hand, too.
+func signOff() {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	send(ctx, "DELETE", "/workers/"+worker, nil)
 }
 
 // sleep ends early when ctx is done.

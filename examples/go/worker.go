@@ -3,19 +3,17 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 )
 
-var worker = cmp.Or(os.Getenv("WORKER_ID"), "go-"+rand.Text()[:8])
 var errPayload = errors.New(`the payload must be {"path": "a file"}`)
 
 // fileProcess is the work. Whatever takes long ends early when ctx is done.
@@ -54,16 +52,19 @@ func handle(ctx context.Context, task object) {
 	if ctx.Err() != nil {
 		return // it is no longer ours: report nothing
 	}
-	verb, report := "/complete", object{"lease_token": task["lease_token"], "result": result}
+	verb, message, report := "complete", "", object{"lease_token": task["lease_token"], "result": result}
 	if err != nil {
-		failure := object{"type": fmt.Sprintf("%T", err), "message": err.Error()}
-		verb, report = "/fail", object{"lease_token": task["lease_token"], "error": failure, "retryable": err != errPayload}
+		retryable := err != errPayload && !errors.Is(err, os.ErrNotExist)
+		verb, message, report = "fail", err.Error(), object{"lease_token": task["lease_token"], "retryable": retryable}
+		report["error"] = object{"type": fmt.Sprintf("%T", err), "message": message}
 	}
-	call(ctx, "POST", path+verb, report)
+	status, _ := call(ctx, "POST", path+"/"+verb, report)
+	log.Printf("%s: %s %s: %d %s", worker, verb, task["id"], status, message)
 }
 
 func main() {
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	log.Printf("%s polls %s for file_process", worker, gateway)
 	for directive := any("run"); directive == "run"; {
 		poll := object{"worker_id": worker, "task_type": "file_process", "wait": 25, "poll_id": rand.Text()}
 		_, reply := call(ctx, "POST", "/poll", poll)
@@ -73,7 +74,5 @@ func main() {
 			handle(ctx, task.(object))
 		}
 	}
-	bye, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	send(bye, "DELETE", "/workers/"+worker, nil) // gives back what is in hand, too
+	signOff()
 }

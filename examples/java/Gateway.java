@@ -7,10 +7,12 @@ import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
 import java.time.Duration;
 import java.util.Map;
+import java.util.UUID;
 
 /** The HTTP side of a worker. */
 final class Gateway {
-    private static final String URL = System.getenv().getOrDefault("GATEWAY_URL", "http://127.0.0.1:8080");
+    static final String WORKER = System.getenv().getOrDefault("WORKER_ID", "java-" + UUID.randomUUID());
+    static final String URL = System.getenv().getOrDefault("GATEWAY_URL", "http://127.0.0.1:8080");
     private static final String TOKEN = System.getenv().getOrDefault("GATEWAY_TOKEN", "");
     private static final HttpClient HTTP = HttpClient.newHttpClient();
 
@@ -46,6 +48,20 @@ final class Gateway {
             System.err.println(path + ": " + error);
             return new Reply(0, Map.of(), "none");
         }
+    }
+
+    /** Asks for a task until there is an answer. */
+    static Reply poll(String type) throws InterruptedException {
+        String pollId = UUID.randomUUID().toString();
+        return insist("/poll", Map.of("worker_id", WORKER, "task_type", type, "wait", 25, "poll_id", pollId));
+    }
+
+    /** Completes a task, or fails it where the report has an error, and says so. */
+    static void report(String path, Map<String, Object> report) throws InterruptedException {
+        String verb = report.containsKey("error") ? "fail" : "complete";
+        int status = insist(path + "/" + verb, report).status();
+        String id = path.substring(path.lastIndexOf('/') + 1);
+        System.err.println(WORKER + ": " + verb + " " + id + ": " + status + " " + report.getOrDefault("error", ""));
     }
 
     /** Posts until it is answered. That is safe: reports carry their lease token, polls a poll_id. */

@@ -1,17 +1,16 @@
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.security.MessageDigest;
 import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.Map;
 import java.util.StringTokenizer;
-import java.util.UUID;
 
 /** A worker without an SDK: Java 17 and nothing else. Payload: {"path": "a file", "seconds": 0}. */
 public final class Worker {
-    private static final String ID = System.getenv().getOrDefault("WORKER_ID", "java-" + UUID.randomUUID());
     private static volatile boolean stopping;
 
     /** The work. Whatever takes long ends early when its thread is interrupted. */
@@ -30,7 +29,8 @@ public final class Worker {
             return Map.of("result", fileProcess(payload));
         } catch (Exception error) {
             Map<String, ?> parts = Map.of("type", error.getClass().getName(), "message", "" + error.getMessage());
-            return Map.of("error", parts, "retryable", error instanceof IOException);
+            boolean retryable = error instanceof IOException && !(error instanceof NoSuchFileException);
+            return Map.of("error", parts, "retryable", retryable);
         }
     }
 
@@ -52,7 +52,7 @@ public final class Worker {
                     return; // lost: another may have the task by now, so report nothing
                 }
             }
-            Gateway.insist(path + (report.containsKey("error") ? "/fail" : "/complete"), report);
+            Gateway.report(path, report);
         } finally {
             work.interrupt();
         }
@@ -60,10 +60,10 @@ public final class Worker {
 
     public static void main(String[] arguments) throws InterruptedException {
         Runtime.getRuntime().addShutdownHook(new Thread(Worker::leave)); // on SIGTERM, SIGINT, and at the end
+        System.err.println(Gateway.WORKER + " polls " + Gateway.URL + " for file_process");
         String directive = "run";
         while (directive.equals("run") && !stopping) {
-            var poll = Map.of("worker_id", ID, "task_type", "file_process", "wait", 25, "poll_id", "" + UUID.randomUUID());
-            Gateway.Reply reply = Gateway.insist("/poll", poll);
+            Gateway.Reply reply = Gateway.poll("file_process");
             directive = reply.directive();
             for (Object task : Json.array(reply.body().get("tasks"))) {
                 handle(Json.object(task));
@@ -73,7 +73,7 @@ public final class Worker {
 
     private static void leave() {
         stopping = true;
-        Gateway.send("DELETE", "/workers/" + ID, Map.of(), 3); // gives back what is in hand, too
+        Gateway.send("DELETE", "/workers/" + Gateway.WORKER, Map.of(), 3); // gives back what is in hand, too
         Runtime.getRuntime().halt(0); // rather than the 143 of a JVM that was sent SIGTERM
     }
 }

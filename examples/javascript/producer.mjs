@@ -19,7 +19,12 @@ async function call(path, body, headers = {}) {
   return reply.json();
 }
 
-const show = (task) => console.log(task.status, JSON.stringify(task.result));
+// Prints what came of a task: its result, or its error so far. Without a result the exit code is 1.
+function show({ status, result, error }) {
+  console.log(status, JSON.stringify(status === "completed" ? result : error));
+  if (status !== "completed") process.exitCode = 1;
+}
+
 const tasks = process.argv.slice(2).map((name) => ({ job_type: "file_process", payload: { path: resolve(name) } }));
 const [first, ...rest] = tasks;
 

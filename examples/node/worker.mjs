@@ -13,12 +13,9 @@ process.on("SIGTERM", () => stopping.abort()).on("SIGINT", () => stopping.abort(
 async function fileProcess({ path, seconds = 0 }, signal) {
   await sleep(seconds * 1000, undefined, { signal });
   const data = await readFile(path, { signal });
-  return {
-    bytes: data.length,
-    lines: data.filter((byte) => byte === 10).length,
-    words: (data.toString("latin1").match(/[^ \t\n\v\f\r]+/g) ?? []).length,
-    sha256: createHash("sha256").update(data).digest("hex"),
-  };
+  const lines = data.filter((byte) => byte === 10).length;
+  const words = (data.toString("latin1").match(/[^ \t\n\v\f\r]+/g) ?? []).length;
+  return { bytes: data.length, lines, words, sha256: createHash("sha256").update(data).digest("hex") };
 }
 
 // Sends a request. Status 0: no gateway had an answer.
@@ -30,10 +27,10 @@ async function send(method, path, body, seconds = 10, signal = undefined) {
     const reply = await fetch(GATEWAY + path, options);
     const text = await reply.text();
     if (reply.status >= 400) console.error(WORKER, path, reply.status, text);
-    const members = reply.ok && text ? JSON.parse(text) : {};
+    const members = reply.ok && text && JSON.parse(text); // a 204 has none
     return { directive: reply.headers.get("x-directive"), ...members, status: reply.status };
   } catch (error) {
-    console.error(WORKER, path, String(error.cause ?? error));
+    if (!signal?.aborted) console.error(WORKER, path, String(error.cause ?? error));
     return { status: 0 };
   }
 }
@@ -57,23 +54,26 @@ async function handle({ id, payload, lease_token, heartbeat_seconds }) {
   }, heartbeat_seconds * 1000);
   try {
     const result = await fileProcess(payload, AbortSignal.any([letGo.signal, stopping.signal]));
-    await insist(`/tasks/${id}/complete`, { lease_token, result });
+    const { status } = await insist(`/tasks/${id}/complete`, { lease_token, result });
+    console.error(`${WORKER}: complete ${id}: ${status}`);
   } catch (error) {
     if (letGo.signal.reason === "release") await send("POST", `/tasks/${id}/release`, { lease_token });
     if (letGo.signal.aborted || stopping.signal.aborted) return; // lost: report nothing
     const { name: type, message } = error;
-    await insist(`/tasks/${id}/fail`, { lease_token, error: { type, message }, retryable: "errno" in error });
+    const retryable = "errno" in error && error.code !== "ENOENT"; // a missing file stays missing
+    const { status } = await insist(`/tasks/${id}/fail`, { lease_token, error: { type, message }, retryable });
+    console.error(`${WORKER}: fail ${id}: ${status} ${message}`);
   } finally {
     clearInterval(beat);
   }
 }
 
-let directive = "run";
-while (directive === "run" && !stopping.signal.aborted) {
+console.error(`${WORKER} polls ${GATEWAY} for file_process`);
+let reply = { directive: "run" };
+while (reply.directive === "run" && !stopping.signal.aborted) {
   const poll = { worker_id: WORKER, task_type: "file_process", wait: 25, poll_id: randomUUID() };
-  const reply = await insist("/poll", poll, 35);
-  directive = reply.directive;
+  reply = await insist("/poll", poll, 35);
   for (const task of reply.tasks ?? []) await handle(task);
 }
 await send("DELETE", `/workers/${WORKER}`, undefined, 3); // gives back what is in hand, too
-process.exitCode = directive || stopping.signal.aborted ? 0 : 1;
+process.exitCode = reply.directive || stopping.signal.aborted ? 0 : 1;

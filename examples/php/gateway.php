@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 define('GATEWAY', getenv('GATEWAY_URL') ?: 'http://127.0.0.1:8080');
 define('AUTHORIZATION', getenv('GATEWAY_TOKEN') ? 'Authorization: Bearer ' . getenv('GATEWAY_TOKEN') . "\r\n" : '');
+define('WORKER', getenv('WORKER_ID') ?: 'php-' . bin2hex(random_bytes(4)));
 const STOPS = [SIGTERM, SIGINT];
 
 class Stopped extends Exception
@@ -52,4 +53,12 @@ function insist(string $path, array $body): array
         }
         pause($backoff * random_int(50, 100) / 100);
     }
+}
+
+/** Reports on a task, and says so. */
+function report(string $path, string $verb, array $body): void
+{
+    [$status] = insist("$path/$verb", $body);
+    $message = $body['error']['message'] ?? '';
+    fwrite(STDERR, WORKER . ": $verb " . basename($path) . ": $status $message\n");
 }

@@ -4,15 +4,13 @@ declare(strict_types=1);
 
 require __DIR__ . '/gateway.php';
 
-define('WORKER', getenv('WORKER_ID') ?: 'php-' . bin2hex(random_bytes(4)));
-
 /** The work. It runs in a process of its own, which is killed when the task is no longer ours. */
 function file_process(array $payload): array
 {
     usleep((int) (1e6 * ($payload['seconds'] ?? 0)));
-    if (!is_file($payload['path']) || ($data = file_get_contents($payload['path'])) === false) {
-        throw new RuntimeException("cannot read {$payload['path']}");
-    }
+    file_exists($payload['path']) || throw new ValueError("no file {$payload['path']}");
+    $data = is_file($payload['path']) ? file_get_contents($payload['path']) : false;
+    $data !== false || throw new RuntimeException("cannot read {$payload['path']}");
     return [
         'bytes' => strlen($data),
         'lines' => substr_count($data, "\n"),
@@ -25,10 +23,10 @@ function file_process(array $payload): array
 function attempt(string $path, array $lease, mixed $payload): void
 {
     try {
-        insist("$path/complete", $lease + ['result' => file_process($payload)]);
+        report($path, 'complete', $lease + ['result' => file_process($payload)]);
     } catch (RuntimeException | Error $error) {
         $parts = ['type' => $error::class, 'message' => $error->getMessage()];
-        insist("$path/fail", $lease + ['error' => $parts, 'retryable' => $error instanceof RuntimeException]);
+        report($path, 'fail', $lease + ['error' => $parts, 'retryable' => $error instanceof RuntimeException]);
     }
 }
 
@@ -63,6 +61,7 @@ function handle(array $task): void
 }
 
 pcntl_sigprocmask(SIG_BLOCK, [SIGCHLD, ...STOPS]);
+fwrite(STDERR, WORKER . ' polls ' . GATEWAY . " for file_process\n");
 $directive = 'run';
 try {
     while ($directive === 'run') {

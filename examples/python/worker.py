@@ -3,21 +3,20 @@
 import json
 import os
 import random
-import secrets
 import signal
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor, wait
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 GATEWAY, JSON = os.environ.get("GATEWAY_URL", "http://127.0.0.1:8080"), {"Content-Type": "application/json"}
 TOKEN = {"Authorization": f"Bearer {token}"} if (token := os.environ.get("GATEWAY_TOKEN")) else {}
-WORKER = os.environ.get("WORKER_ID", f"python-{secrets.token_hex(4)}")
+WORKER = os.environ.get("WORKER_ID", f"python-{random.randbytes(4).hex()}")
 
 
 def file_process(payload, let_go):
@@ -29,13 +28,12 @@ def file_process(payload, let_go):
 
 def call(method, path, body=None, tries=1):
     """Send a request. Returns status, directive and reply; status 0: nobody had an answer, however often asked."""
-    data = json.dumps(body).encode() if body else None
     for attempt in range(tries):
-        request = urllib.request.Request(GATEWAY + path, data, JSON | TOKEN, method=method)
+        request = Request(GATEWAY + path, body and json.dumps(body).encode(), JSON | TOKEN, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=35 if path == "/poll" else 10) as reply:
+            with urlopen(request, timeout=35 if path == "/poll" else 10) as reply:
                 return reply.status, reply.headers["X-Directive"], json.loads(reply.read() or b"{}")
-        except urllib.error.HTTPError as refusal:
+        except HTTPError as refusal:
             print(WORKER, path, refusal.code, refusal.read().decode(), file=sys.stderr)
             if refusal.code < 500 and refusal.code != 429:
                 return refusal.code, None, {}
@@ -56,11 +54,12 @@ def handle(task):
                 return  # the lease is lost, another may have the task by now: report nothing
             if beat.get("cancel_requested") or beat.get("directive") == "stop":
                 return call("POST", path + "/release", lease)
-        if error := work.exception():
-            parts = {"type": type(error).__name__, "message": str(error)}
-            call("POST", path + "/fail", lease | {"error": parts, "retryable": isinstance(error, OSError)}, sys.maxsize)
-        else:
-            call("POST", path + "/complete", lease | {"result": work.result()}, sys.maxsize)
+        error = work.exception()
+        again = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        failure = {"error": {"type": type(error).__name__, "message": str(error)}, "retryable": again}
+        verb, report = ("fail", failure) if error else ("complete", {"result": work.result()})
+        status, _, _ = call("POST", f"{path}/{verb}", lease | report, sys.maxsize)
+        print(f"{WORKER}: {verb} {task['id']}: {status} {error or ''}", file=sys.stderr)
     finally:
         let_go.set()
 
@@ -68,9 +67,10 @@ def handle(task):
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: sys.exit())
 pool, directive = ThreadPoolExecutor(1), "run"
+print(f"{WORKER} polls {GATEWAY} for file_process", file=sys.stderr)
 try:
     while directive == "run":
-        poll = {"worker_id": WORKER, "task_type": "file_process", "wait": 25, "poll_id": secrets.token_hex(8)}
+        poll = {"worker_id": WORKER, "task_type": "file_process", "wait": 25, "poll_id": random.randbytes(8).hex()}
         status, directive, reply = call("POST", "/poll", poll, sys.maxsize)
         for task in reply.get("tasks", []):
             handle(task)

@@ -30,13 +30,11 @@ end
 # Posts until it is answered, which is safe: reports carry their lease token, polls a poll_id.
 def insist(path, body)
   0.step do |tries|
-    begin
-      status, directive, reply = call("POST", path, body)
-      return status, directive, reply if status < 500 && status != 429
-    rescue StandardError => error
-      warn "#{WORKER} #{path} #{error.message}"
-    end
-    sleep rand(0.5..1.0) * 0.1 * 2**[tries, 7].min
+    sleep rand(0.5..1.0) * 0.1 * 2**[tries - 1, 7].min if tries > 0
+    status, directive, reply = call("POST", path, body)
+    return status, directive, reply if status < 500 && status != 429
+  rescue StandardError => error
+    warn "#{WORKER} #{path} #{error.message}"
   end
 end
 
@@ -51,14 +49,18 @@ def handle(task)
     return if status >= 400 # lost: another may have the task by now, so report nothing
     return insist("#{path}/release", lease) if beat["cancel_requested"] || beat["directive"] == "stop"
   end
-  insist("#{path}/complete", lease.merge(result: work.value))
+  status, = insist("#{path}/complete", lease.merge(result: work.value))
+  warn "#{WORKER}: complete #{task["id"]}: #{status}"
 rescue StandardError => error # what the work raised, `join` raises again
   parts = { type: error.class.name, message: error.message }
-  insist("#{path}/fail", lease.merge(error: parts, retryable: error.is_a?(SystemCallError)))
+  retryable = error.is_a?(SystemCallError) && !error.is_a?(Errno::ENOENT)
+  status, = insist("#{path}/fail", lease.merge(error: parts, retryable: retryable))
+  warn "#{WORKER}: fail #{task["id"]}: #{status} #{error.message}"
 ensure
   work.kill
 end
 
+warn "#{WORKER} polls #{GATEWAY} for file_process"
 directive = "run"
 begin
   while directive == "run"

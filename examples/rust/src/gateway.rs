@@ -1,13 +1,14 @@
 //! The HTTP side of a worker.
 
-use serde_json::Value;
+use serde_json::{json, Value};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
 use std::time::Duration;
 use std::{env, thread};
 use ureq::{Agent, RequestBuilder};
 
-static URL: LazyLock<String> = LazyLock::new(|| env::var("GATEWAY_URL").unwrap_or("http://127.0.0.1:8080".into()));
+pub static WORKER: LazyLock<String> = LazyLock::new(|| env::var("WORKER_ID").unwrap_or(format!("rust-{:x}", random())));
+pub static URL: LazyLock<String> = LazyLock::new(|| env::var("GATEWAY_URL").unwrap_or("http://127.0.0.1:8080".into()));
 static TOKEN: LazyLock<String> = LazyLock::new(|| env::var("GATEWAY_TOKEN").unwrap_or_default());
 static AGENT: LazyLock<Agent> = LazyLock::new(|| {
     let config = Agent::config_builder().http_status_as_error(false);
@@ -34,6 +35,14 @@ pub fn insist(path: &str, body: &Value) -> (u16, Value) {
     }
 }
 
+/// Completes a task, or fails it where the report has an error, and says so.
+pub fn report(id: &str, report: &Value) {
+    let error = report.get("error").map(Value::to_string);
+    let verb = error.as_ref().map_or("complete", |_| "fail");
+    let (status, _) = insist(&format!("/tasks/{id}/{verb}"), report);
+    eprintln!("{}: {verb} {id}: {status} {}", *WORKER, error.unwrap_or_default());
+}
+
 fn post(path: &str, body: &Value) -> Result<(u16, Value), ureq::Error> {
     let request = AGENT
         .post(format!("{}{path}", *URL))
@@ -48,8 +57,8 @@ fn post(path: &str, body: &Value) -> Result<(u16, Value), ureq::Error> {
 }
 
 /// Tells the gateway that a worker is gone, which gives back what it has in hand, too.
-pub fn sign_off(worker: &str) {
-    let request = authorized(AGENT.delete(format!("{}/workers/{worker}", *URL))).config();
+pub fn sign_off() {
+    let request = authorized(AGENT.delete(format!("{}/workers/{}", *URL, *WORKER))).config();
     if let Err(error) = request.timeout_global(Some(Duration::from_secs(3))).build().call() {
         eprintln!("could not sign off: {error}");
     }
