@@ -121,7 +121,7 @@ SETTINGS = (
         "rate_per_second": RATES,
         "max_processing_per_key": MOST,
         "partitions": ("0", "-1", "1.5", "33", "1e400", '"5"', "true", "[]", "{}"),
-        "paused": ("null", '"true"', "1", "[]"),
+        "paused": ('"true"', "1", "[]"),
         "defaults": NO_OBJECT,
         "defaults.max_attempts": COUNTS,
         "defaults.retry": NO_OBJECT,
