@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz import schema
 
 # Of each operation, and of sequences of them; some twenty seconds.
-EXAMPLES = 3
+EXAMPLES = 2
 
 
 @pytest.mark.skipif(

@@ -58,7 +58,7 @@ def make_bench(redis_server: RedisServer) -> Iterator[Callable[..., Bench]]:
 
 def test_the_store_does_what_the_model_does(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
-    run_state_machine_as_test(StoreMachine.over(bench), settings=_settings(60, 50))
+    run_state_machine_as_test(StoreMachine.over(bench), settings=_settings(40, 50))
     assert bench.calls >= 1000
     assert set(bench.seen) >= _MET, f"never met: {_MET - set(bench.seen)}"
 

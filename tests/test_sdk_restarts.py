@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.harness import GatewayProcess, RedisServer
 from workers_sdk import Client, Context, Worker
 
-_SECONDS = float(os.environ.get("SDK_RESTARTS_SECONDS", "15"))
+_SECONDS = float(os.environ.get("SDK_RESTARTS_SECONDS", "10"))
 _UP_SECONDS = 2.0
 _TASKS_PER_SECOND = 60
 

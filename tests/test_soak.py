@@ -21,7 +21,7 @@ _MIB = 1024 * 1024
 
 async def test_some_seconds_of_mixed_load_lose_nothing_and_leave_named_keys_only(tmp_path: Path) -> None:
     plan = Plan(
-        seconds=6, rate=100, folder=tmp_path / "soak", source=_ROOT, sample_seconds=1, retention_seconds=10,
+        seconds=4, rate=100, folder=tmp_path / "soak", source=_ROOT, sample_seconds=1, retention_seconds=10,
         await_expiry=False,
     )  # fmt: skip
     outcome = await run(plan)
