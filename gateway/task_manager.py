@@ -315,16 +315,8 @@ class TaskManager:
     def hand_back(self, request: PollRequest, tasks: list[LeasedTask]) -> None:
         """Put claimed tasks back where they stood, as if they had never been claimed."""
         for leased in tasks:
-            self._spawn(self._hand_back(request, leased))
-
-    async def _hand_back(self, request: PollRequest, leased: LeasedTask) -> None:
-        queue = self._store.queue_of(request.tenant, leased.task.id)
-        guard = f"{request.worker_id} {request.poll_id}" if request.poll_id else ""
-        try:
-            await self._store.release(queue, leased.task.id, leased.token, front=True, poll=guard)
-        except Refusal as refusal:
-            # Its lease lapses then; that is what leases are for.
-            log.info("could not hand a task back", extra={"task_id": leased.task.id, "code": refusal.code})
+            queue = self._store.queue_of(request.tenant, leased.task.id)
+            self._spawn(self._store.put_back(queue, leased, request.worker_id, request.poll_id))
 
     async def _recall(self, poll: _Poll) -> None:
         """Give a poll what an earlier one of its id got and still holds, in whichever of its queues that stands.

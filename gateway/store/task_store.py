@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from gateway.store.partitions import Partitions
 from gateway.store.settings_store import SettingsStore
 from gateway.tasks import Lease, LeasedTask, Queue, Task, TaskSpec, split_id
 
+log = logging.getLogger("gateway.store")
 _PATCH_TRIES = 5
 _PURGE_TASKS = 500
 
@@ -111,19 +113,23 @@ class TaskStore(Caller):
         """Put what this claim gave out back where it stood; what its poll_ids got before stays theirs."""
         await asyncio.gather(
             *(
-                self._put_back(queue, leased, f"{claim.worker_id} {claim.poll_id}" if claim.poll_id else "")
+                self.put_back(queue, leased, claim.worker_id, claim.poll_id)
                 for claim, tasks in zip(claims, claimed.tasks, strict=True)
                 for leased in tasks
                 if leased.token.startswith(claim.seed)
             )
         )
 
-    async def _put_back(self, queue: Queue, leased: LeasedTask, poll: str) -> None:
+    async def put_back(self, queue: Queue, leased: LeasedTask, worker_id: str, poll_id: str) -> None:
+        """Put a task that no worker will hear of back where it stood, as if it had never been claimed.
+
+        Nothing happens where its poll was repeated meanwhile. What cannot be put back lapses: nothing is raised.
+        """
+        poll = f"{worker_id} {poll_id}" if poll_id else ""
         try:
             await self.release(queue, leased.task.id, leased.token, front=True, poll=poll)
-        except Refusal:
-            # No replica confirms this, either. Were it lost, so was the claim, or it lapses.
-            pass
+        except Refusal as refusal:
+            log.info("could not hand a task back", extra={"task_id": leased.task.id, "code": refusal.code})
 
     async def heartbeat(
         self,
